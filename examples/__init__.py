@@ -1,0 +1,1 @@
+"""Django apps that use mailapp as any user's app would."""

@@ -1,0 +1,1 @@
+"""Mailing lists that people join and leave by mail."""

@@ -1,0 +1,221 @@
+"""The settings of the framework: one typed dict `MAIL`, read in one place.
+
+Every key has a type, a default, a check and a line of documentation, all here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+
+def _setting(default: Any, doc: str, check: Callable[[Any], str | None] | None = None) -> Any:
+    metadata = {"doc": doc, "check": check}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Endpoint(NamedTuple):
+    """A host (name or address) and a TCP port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read `host:port` or `[v6]:port`; raise ValueError otherwise."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
+            raise ValueError(f"{text!r} is not host:port")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_endpoint(value: str) -> str | None:
+    try:
+        Endpoint.parse(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _is_endpoint_or_empty(value: str) -> str | None:
+    return _is_endpoint(value) if value else None
+
+
+def _is_positive(value: float) -> str | None:
+    return None if value > 0 else "must be more than zero"
+
+
+def _are_positive(value: list[float]) -> str | None:
+    return None if value and all(item > 0 for item in value) else "needs positive numbers"
+
+
+def _are_hosts(value: list[str]) -> str | None:
+    if not value:
+        return "needs at least one domain"
+    for host in value:
+        if host != host.lower() or not host.isascii() or "@" in host or not host.strip(". "):
+            return f"{host!r} is not a domain in lower-case ASCII (use its A-label)"
+    return None
+
+
+def _are_networks(value: list[str]) -> str | None:
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MailSettings:
+    """`settings.MAIL`, checked. Durations are seconds, sizes are octets, unless said otherwise."""
+
+    HOSTS: list[str] = _setting(
+        ["localhost"], "Domains that mail is accepted for, in lower case.", _are_hosts
+    )
+    HOSTNAME: str = _setting(
+        "", "Our name in the SMTP banner and in Message-ID; empty: the first of `HOSTS`."
+    )
+    RECEIVER: str = _setting(
+        "127.0.0.1:8823", "Where the receiver listens, as `host:port`.", _is_endpoint
+    )
+    RELAY: str = _setting(
+        "127.0.0.1:8899", "The smart host that outgoing mail goes to, `host:port`.", _is_endpoint
+    )
+    CATCHER: str = _setting(
+        "",
+        "Where `runmail` starts the private mail catcher for development; empty: nowhere.",
+        _is_endpoint_or_empty,
+    )
+    CATCHER_QUEUE: str = _setting("run/queue", "The Maildir that the catcher writes to.")
+    WEB: str = _setting(
+        "",
+        "Where `runmail` serves the admin for development; empty: nowhere.",
+        _is_endpoint_or_empty,
+    )
+    RUN_DIR: str = _setting("run", "Folder for wake-up sockets and other things of this machine.")
+    ROUTER_DEFAULTS: dict[str, str] = _setting(
+        {}, "Regular expressions for captures that a route does not define itself."
+    )
+    MAX_MESSAGE_SIZE: int = _setting(
+        25 * 1024 * 1024, "The largest message that is taken in.", _is_positive
+    )
+    INLINE_SIZE: int = _setting(
+        1024 * 1024,
+        "Messages up to this size live in the database, larger ones in the storage `mail`.",
+        _is_positive,
+    )
+    WORKERS: int = _setting(1, "Worker processes under `runmail` (one, on SQLite).", _is_positive)
+    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_positive)
+    BATCH_SECONDS: float = _setting(
+        0.25, "How long a batch may run before what is done is committed.", _is_positive
+    )
+    ATOMIC_HANDLERS: bool = _setting(
+        True, "Run each state function in a transaction with the state and the mail it causes."
+    )
+    RETRY_SECONDS: list[float] = _setting(
+        [10, 60, 300, 900, 3600, 14400, 43200],
+        "Waits between the tries of a handler; after the last the delivery is held.",
+        _are_positive,
+    )
+    RELAY_RETRY_SECONDS: list[float] = _setting(
+        [60, 120, 300, 600, 1200, 2400, 3600],
+        "Waits between the tries of the relay; the last repeats until `RELAY_GIVE_UP_SECONDS`.",
+        _are_positive,
+    )
+    RELAY_GIVE_UP_SECONDS: float = _setting(
+        5 * 86400, "Age at which an undelivered outgoing mail fails.", _is_positive
+    )
+    RELAY_TIMEOUT: float = _setting(
+        60, "How long the relay waits for one reply of the smart host.", _is_positive
+    )
+    POLL_SECONDS: float = _setting(
+        5, "How often a worker looks for due mail when nothing wakes it.", _is_positive
+    )
+    HEARTBEAT_SECONDS: float = _setting(
+        5, "How often a process says that it is alive.", _is_positive
+    )
+    DEAD_AFTER_SECONDS: float = _setting(
+        30, "Silence after which a process counts as dead and its claims are released.", _is_positive
+    )
+    DRAIN_SECONDS: float = _setting(
+        30, "How long a process may finish its work after SIGTERM.", _is_positive
+    )
+    TRUSTED_NETWORKS: list[str] = _setting(
+        ["127.0.0.0/8", "::1/128"],
+        "Networks that the limits for each address do not apply to.",
+        _are_networks,
+    )
+
+    @property
+    def hostname(self) -> str:
+        """The name we go by."""
+        return self.HOSTNAME or self.HOSTS[0]
+
+
+def _type_problem(value: Any, wanted: Any) -> str | None:
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            return "must be a list"
+        problems = (_type_problem(item, args[0]) for item in value)
+        return next((f"each item {problem}" for problem in problems if problem), None)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            return "must be a dict"
+        problems = (_type_problem(item, args[1]) for item in value.values())
+        return next((f"each value {problem}" for problem in problems if problem), None)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return None
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        return f"must be {wanted.__name__}, not {type(value).__name__}"
+    return None
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """Say what is wrong with a `MAIL` dict, a sentence for each fault."""
+    known = {f.name: f for f in fields(MailSettings)}
+    hints = typing.get_type_hints(MailSettings)
+    found = []
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key).upper(), known, n=1, cutoff=0)
+            found.append(f'MAIL["{key}"] is not a setting; did you mean "{near[0]}"?')
+            continue
+        check = known[key].metadata["check"]
+        problem = _type_problem(value, hints[key]) or (check(value) if check else None)
+        if problem:
+            found.append(f'MAIL["{key}"] {problem}')
+    return found
+
+
+@lru_cache(maxsize=1)
+def mail_settings() -> MailSettings:
+    """Return `settings.MAIL` with its defaults; raise ImproperlyConfigured when it is wrong."""
+    values = getattr(settings, "MAIL", {})
+    if found := problems(values):
+        raise ImproperlyConfigured("\n".join(found))
+    return MailSettings(**values)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "MAIL":
+        mail_settings.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="mailapp.conf")

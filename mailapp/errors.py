@@ -1,0 +1,85 @@
+"""Every error of the framework. The docstring is the message; the class knows its SMTP reply."""
+
+from __future__ import annotations
+
+
+class MailError(Exception):
+    """Something went wrong with a mail."""
+
+    reply = "451 4.3.0 Temporary failure, please try again"  #: RFC 5321 4.2, RFC 3463
+
+    def __init__(self, detail: str = "", *, reply: str | None = None) -> None:
+        """`detail` is for the operator's eyes; only `reply` may reach a client."""
+        text = (self.__doc__ or type(self).__name__).strip().splitlines()[0]
+        super().__init__(f"{text.rstrip('.')}: {detail}" if detail else text)
+        if reply is not None:
+            self.reply = reply
+
+    @property
+    def permanent(self) -> bool:
+        """True when trying again cannot help (a 5xx reply)."""
+        return self.reply.startswith("5")
+
+
+class SMTPError(MailError):
+    """A handler answered with an SMTP reply of its own.
+
+    >>> str(SMTPError(550, "The list is closed"))
+    '550 5.0.0 The list is closed'
+    """
+
+    def __init__(self, code: int, text: str, enhanced: str | None = None) -> None:
+        """Raise ValueError unless `code` is 4xx or 5xx and the text is one printable line."""
+        if not 400 <= code <= 599:
+            raise ValueError(f"an SMTPError needs a 4xx or 5xx code, not {code}")
+        if not text.isprintable():
+            raise ValueError("the text of an SMTPError must be one printable line")
+        reply = f"{code} {enhanced or f'{code // 100}.0.0'} {text}"
+        Exception.__init__(self, reply)
+        self.reply = reply
+
+
+class BadAddress(MailError):
+    """This is not an address by the grammar of RFC 5321 4.1.2."""
+
+    reply = "553 5.1.3 Malformed address"
+
+
+class RelayDenied(MailError):
+    """The domain is not one that we accept mail for."""
+
+    reply = "550 5.7.1 Relaying denied"
+
+
+class NotHandled(MailError):
+    """No enabled handler takes this recipient from this sender."""
+
+    reply = "550 5.1.1 No such recipient here"
+
+
+class BadRoute(MailError):
+    """A route cannot be used as it is written."""
+
+
+class NotAState(MailError):
+    """A state function returned something that is not a registered state function."""
+
+
+class ConversationMoved(MailError):
+    """Somebody else moved this conversation while the handler ran; the mail is tried again."""
+
+
+class ClaimLost(MailError):
+    """The claim was released and perhaps taken by another worker; nothing was changed."""
+
+
+class UnsafeHeader(MailError):
+    """A header or address that we were asked to send holds a line break or NUL."""
+
+    reply = "554 5.6.0 Message content not acceptable"
+
+
+class NoUpstream(MailError):
+    """No relay is configured or none of them answers."""
+
+    reply = "451 4.4.1 Relay not reachable"

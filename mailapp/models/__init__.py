@@ -1,0 +1,24 @@
+"""The tables: they are the queue, the state store and the history."""
+
+from .conversation import Conversation, Transition
+from .delivery import Attempt, Delivery
+from .handler import Handler
+from .message import Message, NewMail, RawMessage
+from .process import Process
+from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
+
+__all__ = [
+    "INCOMING",
+    "OUTGOING",
+    "UNDELIVERABLE",
+    "Attempt",
+    "Conversation",
+    "Delivery",
+    "Handler",
+    "Message",
+    "NewMail",
+    "Process",
+    "Queue",
+    "RawMessage",
+    "Transition",
+]

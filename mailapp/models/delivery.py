@@ -1,0 +1,288 @@
+"""Deliveries: what is due, who has claimed it, and how each try ended."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from mailapp.errors import ClaimLost
+
+from .handler import Handler
+from .message import Message
+from .process import Process
+from .queue import UNDELIVERABLE, Queue
+
+
+class Status(models.TextChoices):
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    DEFERRED = "deferred"
+    DONE = "done"
+    FAILED = "failed"
+    HELD = "held"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one try of a claimed delivery ended; `Delivery.objects.settle` writes it."""
+
+    status: Status
+    reply: str = ""  #: the SMTP reply, or what to tell the operator in one line
+    error: str = ""  #: a traceback, for the operator alone
+    delay: float = 0  #: seconds until the next try, when deferred
+    handler: int | None = None  #: id of the Handler that took it
+    started_at: datetime = field(default_factory=timezone.now)
+    ended_at: datetime = field(default_factory=timezone.now)
+
+    def columns(self) -> dict[str, Any]:
+        """What the delivery's row becomes."""
+        columns: dict[str, Any] = {"status": self.status, "reply": self.reply}
+        if self.handler is not None:
+            columns["handler_id"] = self.handler
+        if self.status == Status.DEFERRED:
+            columns["due_at"] = self.ended_at + timedelta(seconds=self.delay)
+        elif self.status == Status.HELD:
+            columns["queue_id"] = UNDELIVERABLE
+            columns["held_from"] = F("queue")
+        return columns
+
+
+class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    def due(self, now: datetime | None = None) -> Self:
+        """Deliveries whose time has come, in order of arrival."""
+        return self.filter(due_at__lte=now or timezone.now()).order_by("due_at", "id")
+
+    def claimed(self) -> Self:
+        return self.filter(claim__isnull=False)
+
+    def claim(self, queue: str, process: Process, limit: int) -> list[Delivery]:
+        """Take up to `limit` due deliveries for `process` and count the attempt.
+
+        Committed before it returns. Claims of one queue are made one at a time (by a lock
+        on its row), so that no person's mail is ever with two workers.
+        """
+        now, token = timezone.now(), uuid.uuid4()
+        with transaction.atomic(using=self.db):
+            row = Queue.objects.using(self.db).select_for_update(no_key=True).get(name=queue)
+            if row.paused:
+                return []
+            waiting = self.filter(queue=queue).due(now)
+            busy = self.filter(queue=queue).claimed().exclude(person="").values("person")
+            ids = list(waiting.exclude(person__in=busy).values_list("id", flat=True)[:limit])
+            self.filter(id__in=ids).update(
+                status=Status.CLAIMED,
+                due_at=None,
+                claim=token,
+                claimed_by=process,
+                claimed_at=now,
+                attempts=F("attempts") + 1,
+            )
+        rows = self.select_related("message").in_bulk(ids)
+        return [rows[id] for id in ids]
+
+    def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
+        """Write how claimed deliveries ended, with one Attempt each, all or none.
+
+        Raise ClaimLost, and change nothing, if any of them is no longer ours.
+        """
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for delivery, outcome in outcomes.items():
+            alike = (delivery.claim, *sorted(outcome.columns().items(), key=lambda pair: pair[0]))
+            groups.setdefault(alike, []).append(delivery.id)
+        with transaction.atomic(using=self.db):
+            for (claim, *columns), ids in groups.items():
+                changed = self.filter(id__in=ids, claim=claim).update(
+                    claim=None, claimed_by=None, claimed_at=None, **dict(columns)
+                )
+                if changed != len(ids):
+                    raise ClaimLost(f"{len(ids) - changed} of {len(ids)} deliveries")
+            Attempt.objects.using(self.db).bulk_create(
+                Attempt.of(delivery, outcome) for delivery, outcome in outcomes.items()
+            )
+
+    def release_dead(self) -> int:
+        """Give back what dead processes had claimed, with a lost Attempt each."""
+        now = timezone.now()
+        with transaction.atomic(using=self.db):
+            lost = list(
+                self.claimed()
+                .filter(Q(claimed_by=None) | Q(claimed_by__in=Process.objects.dead()))
+                .select_for_update(no_key=True, of=("self",), skip_locked=True)
+            )
+            Attempt.objects.using(self.db).bulk_create(
+                Attempt(
+                    delivery=delivery,
+                    number=delivery.attempts,
+                    process_id=delivery.claimed_by_id,
+                    started_at=delivery.claimed_at or now,
+                    ended_at=now,
+                    outcome=Attempt.LOST,
+                    reply="The process ended before this try did.",
+                )
+                for delivery in lost
+            )
+            return self.filter(id__in=[delivery.id for delivery in lost])._queue_again()
+
+    def _queue_again(self, **columns: Any) -> int:
+        return self.update(
+            **columns,
+            status=Status.QUEUED,
+            due_at=F("created_at"),
+            claim=None,
+            claimed_by=None,
+            claimed_at=None,
+            queue=Coalesce("held_from", "queue"),
+            held_from=None,
+        )
+
+    # What an operator may do. Claimed deliveries belong to their worker and are left alone.
+
+    def retry(self) -> int:
+        """Make held, failed or deferred deliveries due now, in the queue they came from."""
+        again = self.filter(status__in=[Status.HELD, Status.FAILED, Status.DEFERRED])
+        return again._queue_again(attempts_before=F("attempts"))
+
+    def hold(self, reason: str) -> int:
+        """Take queued or deferred deliveries out of the work until `release`."""
+        return self.filter(status__in=[Status.QUEUED, Status.DEFERRED]).update(
+            status=Status.HELD, due_at=None, reply=reason, held_from=F("queue")
+        )
+
+    def release(self) -> int:
+        """Queue held deliveries again."""
+        return self.filter(status=Status.HELD)._queue_again()
+
+    def discard(self, reason: str) -> int:
+        """Give up deliveries that are not done; they are kept as failed, with the reason."""
+        return self.filter(
+            status__in=[Status.QUEUED, Status.DEFERRED, Status.HELD]
+        ).update(status=Status.FAILED, due_at=None, reply=reason)
+
+
+class Delivery(models.Model):
+    """One message for one recipient.
+
+    QUEUED -> CLAIMED -> DONE | FAILED | DEFERRED | HELD
+    DEFERRED -> CLAIMED                      CLAIMED -> QUEUED (its worker died)
+    HELD | FAILED | DEFERRED -> QUEUED       QUEUED | DEFERRED -> HELD (by an operator)
+    QUEUED | DEFERRED | HELD -> FAILED (discarded)
+    """
+
+    Status = Status
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
+    queue = models.ForeignKey(
+        Queue, on_delete=models.PROTECT, related_name="deliveries", db_index=False
+    )
+    recipient = models.CharField(max_length=320, db_index=True)
+    person = models.CharField(
+        max_length=320, blank=True, help_text="Whose mail is worked one at a time, in order."
+    )
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    attempts = models.PositiveIntegerField(default=0)
+    attempts_before = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Attempts made before an operator asked to retry."
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+    due_at = models.DateTimeField(
+        null=True, blank=True, default=timezone.now, help_text="Set while it waits for a worker."
+    )
+    claim = models.UUIDField(null=True, blank=True, editable=False)
+    claimed_by = models.ForeignKey(
+        Process, on_delete=models.SET_NULL, null=True, blank=True, db_index=False
+    )
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    handler = models.ForeignKey(
+        Handler, on_delete=models.SET_NULL, null=True, blank=True, db_index=False
+    )
+    held_from = models.ForeignKey(
+        Queue, on_delete=models.PROTECT, null=True, blank=True, db_index=False, related_name="+"
+    )
+    reply = models.TextField(blank=True, help_text="The last SMTP reply or reason.")
+
+    objects = DeliveryQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "deliveries"
+        indexes = [
+            # SQLite proves "IS NOT NULL" from a comparison; it could not prove "status IN".
+            models.Index(
+                fields=["queue", "due_at", "id"],
+                condition=Q(due_at__isnull=False),
+                name="mailapp_due",
+            ),
+            models.Index(
+                fields=["queue", "person"],
+                condition=Q(claim__isnull=False),
+                name="mailapp_claimed",
+            ),
+            models.Index(fields=["queue", "status", "id"], name="mailapp_by_status"),
+            models.Index(fields=["person", "id"], name="mailapp_by_person"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(status__in=["queued", "deferred"], due_at__isnull=False)
+                | (~Q(status__in=["queued", "deferred"]) & Q(due_at__isnull=True)),
+                name="mailapp_due_while_waiting",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="claimed", claim__isnull=False)
+                | (~Q(status="claimed") & Q(claim__isnull=True)),
+                name="mailapp_claim_while_claimed",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.recipient} ({self.status})"
+
+
+class Attempt(models.Model):
+    """One try of a delivery: when, by which process, and how it ended."""
+
+    LOST = "lost"
+    OUTCOMES = [*((status.value, status.label) for status in Status), (LOST, "Lost")]
+
+    delivery = models.ForeignKey(
+        Delivery, on_delete=models.CASCADE, related_name="attempt_set", db_index=False
+    )
+    number = models.PositiveIntegerField()
+    process = models.ForeignKey(
+        Process, on_delete=models.SET_NULL, null=True, blank=True, db_index=False
+    )
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField()
+    outcome = models.CharField(max_length=10, choices=OUTCOMES)
+    reply = models.TextField(blank=True)
+    error = models.TextField(blank=True, help_text="The traceback.")
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["delivery", "number"], name="mailapp_attempt_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.outcome}"
+
+    @classmethod
+    def of(cls, delivery: Delivery, outcome: Outcome) -> Attempt:
+        """The row for a try that ended with `outcome`, unsaved."""
+        return cls(
+            delivery=delivery,
+            number=delivery.attempts,
+            process_id=delivery.claimed_by_id,
+            started_at=outcome.started_at,
+            ended_at=outcome.ended_at,
+            outcome=outcome.status,
+            reply=outcome.reply,
+            error=outcome.error,
+        )

@@ -1,0 +1,75 @@
+"""Running receivers, workers and relays, and their heartbeats."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from typing import Self
+
+from django.db import models
+from django.utils import timezone
+
+from mailapp.conf import mail_settings
+
+
+class ProcessQuerySet(models.QuerySet["Process"]):
+    def alive(self) -> Self:
+        """Processes that have not stopped and whose heart beat lately."""
+        return self.filter(stopped_at=None, heartbeat_at__gte=_oldest_heartbeat())
+
+    def dead(self) -> Self:
+        """Processes that stopped, or fell silent for `DEAD_AFTER_SECONDS`."""
+        return self.exclude(stopped_at=None, heartbeat_at__gte=_oldest_heartbeat())
+
+    def start(self, kind: str, queue: str = "") -> Process:
+        """Register this operating system process."""
+        return self.create(
+            kind=kind,
+            queue=queue,
+            host=socket.gethostname()[:255],
+            pid=os.getpid(),
+        )
+
+
+def _oldest_heartbeat() -> object:
+    return timezone.now() - timedelta(seconds=mail_settings().DEAD_AFTER_SECONDS)
+
+
+class Process(models.Model):
+    """A running receiver, worker or relay: where it is, its heartbeat, what it works on."""
+
+    class Kind(models.TextChoices):
+        RECEIVER = "receiver"
+        WORKER = "worker"
+        RELAY = "relay"
+
+    kind = models.CharField(max_length=16, choices=Kind)
+    queue = models.CharField(max_length=64, blank=True)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(default=timezone.now, db_index=True)
+    stopped_at = models.DateTimeField(null=True, blank=True)
+    activity = models.CharField(max_length=255, blank=True)
+
+    objects = ProcessQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "processes"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pid} on {self.host}"
+
+    def beat(self, activity: str = "") -> None:
+        """Say that the process is alive and what it works on."""
+        self.heartbeat_at = timezone.now()
+        self.activity = activity[:255]
+        self.save(update_fields=["heartbeat_at", "activity"])
+
+    def stop(self) -> None:
+        """Say that the process ended in good order."""
+        self.stopped_at = timezone.now()
+        self.activity = ""
+        self.save(update_fields=["stopped_at", "activity"])

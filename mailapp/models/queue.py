@@ -1,0 +1,39 @@
+"""Queues: named streams of deliveries."""
+
+from __future__ import annotations
+
+from django.db import models
+
+INCOMING = "incoming"
+OUTGOING = "outgoing"
+UNDELIVERABLE = "undeliverable"
+
+
+class Queue(models.Model):
+    """A named stream of deliveries: to handlers, to the relay, or held."""
+
+    class Purpose(models.TextChoices):
+        HANDLERS = "handlers", "worked by handlers"
+        RELAY = "relay", "sent by the relay"
+        HELD = "held", "held for an operator"
+
+    name = models.CharField(max_length=64, primary_key=True)
+    purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.HANDLERS)
+    paused = models.BooleanField(
+        default=False, help_text="A paused queue takes mail in, but nothing is claimed from it."
+    )
+    description = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def pause(self) -> None:
+        self.paused = True
+        self.save(update_fields=["paused"])
+
+    def resume(self) -> None:
+        self.paused = False
+        self.save(update_fields=["paused"])

@@ -1,0 +1,157 @@
+"""Tell the process that works a queue that mail is due. A lost wake-up costs a poll, no mail.
+
+PostgreSQL carries it by NOTIFY, within the transaction; elsewhere a datagram goes to the
+sockets in `RUN_DIR/wake` after the commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from django.db import connection, transaction
+
+from mailapp.conf import mail_settings
+
+_CHANNEL = "mailapp_"
+
+
+def notify(queue: str) -> None:
+    """Wake whoever waits for `queue`, once the surrounding transaction is committed."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, '')", [_CHANNEL + queue])
+    else:
+        transaction.on_commit(lambda: _send(queue), robust=True)
+
+
+def _folder() -> Path:
+    return Path(mail_settings().RUN_DIR) / "wake"
+
+
+def _send(queue: str) -> None:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sender:
+        sender.setblocking(False)
+        for path in _folder().glob(f"{queue}.*"):
+            try:
+                sender.sendto(b"", str(path))
+            except ConnectionRefusedError:  # its process is dead
+                path.unlink(missing_ok=True)
+            except OSError:  # its buffer is full: it is awake already
+                continue
+
+
+class Listener(Protocol):
+    """Waits for `notify` of one queue."""
+
+    def wait(self, timeout: float) -> None:
+        """Return when the queue was notified since the last wait, or after `timeout` seconds."""
+
+    def wake(self) -> None:
+        """Make the current or next `wait` return; safe in a signal handler and any thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def listen(queue: str) -> Listener:
+    """Return a context manager that can `wait` for `queue`."""
+    if connection.vendor == "postgresql":
+        return _PostgresListener(queue)
+    return _SocketListener(queue)
+
+
+class _SelfPipe:
+    def __init__(self) -> None:
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self.writer.setblocking(False)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.writer.send(b"w")
+
+    def wait_with(self, other: Any, timeout: float) -> None:
+        ready, _, _ = select.select([self.reader, other], [], [], max(timeout, 0))
+        if self.reader in ready:
+            with contextlib.suppress(BlockingIOError):
+                self.reader.recv(4096)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.writer.close()
+
+
+class _SocketListener:
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.pipe = _SelfPipe()
+
+    def __enter__(self) -> Self:
+        _folder().mkdir(parents=True, exist_ok=True)
+        self.path = _folder() / f"{self.queue}.{os.getpid()}.{id(self)}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind(str(self.path))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.socket.close()
+        self.path.unlink(missing_ok=True)
+        self.pipe.close()
+
+    def wake(self) -> None:
+        self.pipe.wake()
+
+    def wait(self, timeout: float) -> None:
+        self.pipe.wait_with(self.socket, timeout)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.recv(1)
+
+
+class _PostgresListener:
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.pipe = _SelfPipe()
+
+    def __enter__(self) -> Self:
+        from psycopg import sql
+
+        # A connection of its own: LISTEN must outlive the transactions of the worker.
+        self.connection = connection.copy()
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql.SQL("LISTEN {}").format(sql.Identifier(_CHANNEL + self.queue)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+        self.pipe.close()
+
+    def wake(self) -> None:
+        self.pipe.wake()
+
+    def wait(self, timeout: float) -> None:
+        raw = self.connection.connection
+        if raw is None or raw.closed:
+            raise ConnectionError("the connection that listens is gone")
+        if list(raw.notifies(timeout=0)):
+            return
+        self.pipe.wait_with(raw, timeout)
+        list(raw.notifies(timeout=0))
