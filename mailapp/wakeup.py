@@ -7,6 +7,7 @@ sockets in `RUN_DIR/wake` after the commit.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ from django.db import connection, transaction
 from mailapp.conf import mail_settings
 
 _CHANNEL = "mailapp_"
+_numbers = itertools.count()
 
 
 def notify(queue: str) -> None:
@@ -95,7 +97,7 @@ class _SocketListener:
 
     def __enter__(self) -> Self:
         _folder().mkdir(parents=True, exist_ok=True)
-        self.path = _folder() / f"{self.queue}.{os.getpid()}.{id(self)}"
+        self.path = _folder() / f"{self.queue}.{os.getpid()}.{next(_numbers)}"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setblocking(False)
         self.socket.bind(str(self.path))

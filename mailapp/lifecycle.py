@@ -1,0 +1,75 @@
+"""The life of a long-running process: its row, its heartbeat, and its orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from django.db import DatabaseError, close_old_connections, connection
+
+from mailapp.conf import mail_settings
+from mailapp.models import Process
+
+logger = logging.getLogger(__name__)
+
+
+class Life:
+    """What the process says of itself, and the wish that it should end."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.activity = ""  #: shown with the next heartbeat
+        self.stopping = threading.Event()
+        self._on_stop: list[Callable[[], None]] = []
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the process is asked to end; it must be quick and not raise."""
+        self._on_stop.append(callback)
+
+    def stop(self, *ignored: object) -> None:
+        """Ask the process to end; safe in a signal handler and in any thread."""
+        self.stopping.set()
+        for callback in self._on_stop:
+            callback()
+
+
+@contextlib.contextmanager
+def living(kind: str, queue: str = "") -> Iterator[Life]:
+    """Register this process, keep its heart beating, and say when it ended.
+
+    In the main thread, SIGTERM and SIGINT ask it to stop; the body returns when it did.
+    """
+    life = Life(Process.objects.start(kind, queue))
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(life, ended), name="heartbeat", daemon=True)
+    heart.start()
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, life.stop) for number in _SIGNALS}
+    try:
+        yield life
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ended.set()
+        heart.join()
+        with contextlib.suppress(DatabaseError):
+            life.process.stop()
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _beat(life: Life, ended: threading.Event) -> None:
+    try:
+        while not ended.wait(mail_settings().HEARTBEAT_SECONDS):
+            try:
+                life.process.beat(life.activity)
+            except DatabaseError:
+                logger.warning("No heartbeat: the database does not answer")
+                close_old_connections()
+    finally:
+        connection.close()
