@@ -10,7 +10,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-RUN_DIR = BASE_DIR / "run"
+RUN_DIR = Path(os.environ.get("RUN_DIR") or BASE_DIR / "run").absolute()
 
 
 def _flag(name: str, default: str) -> bool:
@@ -29,7 +29,7 @@ def _secret_key() -> str:
         return key
     if not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DEBUG is off")
-    RUN_DIR.mkdir(exist_ok=True)
+    RUN_DIR.mkdir(parents=True, exist_ok=True)
     kept = RUN_DIR / "secret-key"
     try:
         with os.fdopen(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -84,7 +84,7 @@ TEMPLATES = [
 
 
 def _database() -> dict[str, object]:
-    RUN_DIR.mkdir(exist_ok=True)
+    RUN_DIR.mkdir(parents=True, exist_ok=True)
     url = os.environ.get("DATABASE_URL") or f"sqlite:///{RUN_DIR / 'mail.sqlite3'}"
     database: dict[str, object] = dict(dj_database_url.parse(url))
     if str(database["ENGINE"]).endswith("sqlite3"):
@@ -129,7 +129,7 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "run" / "static"
+STATIC_ROOT = RUN_DIR / "static"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if not DEBUG:
