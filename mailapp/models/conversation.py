@@ -28,6 +28,7 @@ class Conversation(models.Model):
     updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
+        permissions = [("move_conversation", "Can move conversation to another state")]
         constraints = [
             models.UniqueConstraint(
                 fields=["handler", "person", "key"], name="mailapp_one_conversation_per_key"

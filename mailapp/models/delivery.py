@@ -30,6 +30,15 @@ class Status(models.TextChoices):
     HELD = "held"
 
 
+#: In which status an operator may do what. A claimed delivery belongs to its worker.
+OPERATOR_MAY = {
+    "retry": (Status.HELD, Status.FAILED, Status.DEFERRED),
+    "hold": (Status.QUEUED, Status.DEFERRED),
+    "release": (Status.HELD,),
+    "discard": (Status.QUEUED, Status.DEFERRED, Status.HELD),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How one try of a claimed delivery ended; `Delivery.objects.settle` writes it."""
@@ -143,28 +152,27 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             held_from=None,
         )
 
-    # What an operator may do. Claimed deliveries belong to their worker and are left alone.
+    def open_to(self, verb: str) -> Self:
+        """Deliveries that an operator may retry, hold, release or discard."""
+        return self.filter(status__in=OPERATOR_MAY[verb])
 
     def retry(self) -> int:
         """Make held, failed or deferred deliveries due now, in the queue they came from."""
-        again = self.filter(status__in=[Status.HELD, Status.FAILED, Status.DEFERRED])
-        return again._queue_again(attempts_before=F("attempts"))
+        return self.open_to("retry")._queue_again(attempts_before=F("attempts"))
 
     def hold(self, reason: str) -> int:
         """Take queued or deferred deliveries out of the work until `release`."""
-        return self.filter(status__in=[Status.QUEUED, Status.DEFERRED]).update(
+        return self.open_to("hold").update(
             status=Status.HELD, due_at=None, reply=reason, held_from=F("queue")
         )
 
     def release(self) -> int:
         """Queue held deliveries again."""
-        return self.filter(status=Status.HELD)._queue_again()
+        return self.open_to("release")._queue_again()
 
     def discard(self, reason: str) -> int:
         """Give up deliveries that are not done; they are kept as failed, with the reason."""
-        return self.filter(
-            status__in=[Status.QUEUED, Status.DEFERRED, Status.HELD]
-        ).update(status=Status.FAILED, due_at=None, reply=reason)
+        return self.open_to("discard").update(status=Status.FAILED, due_at=None, reply=reason)
 
 
 class Delivery(models.Model):
@@ -182,7 +190,7 @@ class Delivery(models.Model):
     queue = models.ForeignKey(
         Queue, on_delete=models.PROTECT, related_name="deliveries", db_index=False
     )
-    recipient = models.CharField(max_length=320, db_index=True)
+    recipient = models.CharField(max_length=320)
     person = models.CharField(
         max_length=320, blank=True, help_text="Whose mail is worked one at a time, in order."
     )
@@ -213,6 +221,11 @@ class Delivery(models.Model):
     class Meta:
         ordering = ["-id"]
         verbose_name_plural = "deliveries"
+        permissions = [
+            ("retry_delivery", "Can retry delivery"),
+            ("hold_delivery", "Can hold and release delivery"),
+            ("discard_delivery", "Can discard delivery"),
+        ]
         indexes = [
             # SQLite proves "IS NOT NULL" from a comparison; it could not prove "status IN".
             models.Index(
@@ -227,6 +240,7 @@ class Delivery(models.Model):
             ),
             models.Index(fields=["queue", "status", "id"], name="mailapp_by_status"),
             models.Index(fields=["person", "id"], name="mailapp_by_person"),
+            models.Index(fields=["recipient", "id"], name="mailapp_by_recipient"),
         ]
         constraints = [
             models.CheckConstraint(

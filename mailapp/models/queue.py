@@ -26,6 +26,7 @@ class Queue(models.Model):
 
     class Meta:
         ordering = ["name"]
+        permissions = [("pause_queue", "Can pause and resume queue")]
 
     def __str__(self) -> str:
         return self.name
