@@ -1,0 +1,106 @@
+"""What the tests run on: a database and a run folder of their own, never those of `make run`.
+
+Django is set up once the options are read, so conftest files import models inside fixtures.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+from tests import postgres
+
+_missing = pytest.StashKey[str]()
+
+_OURS = ("DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY", "WEB")  # and every MAIL_*
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=["sqlite", "postgresql"],
+        default="sqlite",
+        help="what to test on; with postgresql only the tests that need a database run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from django.conf import ENVIRONMENT_VARIABLE, settings
+
+    if settings.configured:
+        raise pytest.UsageError("the tests choose their settings: unset DJANGO_SETTINGS_MODULE")
+    run_dir = tempfile.TemporaryDirectory(prefix="mail-tests-")
+    config.add_cleanup(run_dir.cleanup)
+    url = f"sqlite:///{run_dir.name}/mail.sqlite3"
+    if config.getoption("database") == "postgresql":
+        url = _postgres_url(config) or url
+    _set_environment(run_dir.name, url)
+    os.environ[ENVIRONMENT_VARIABLE] = "lamson_project.settings"
+    assert settings.DATABASES  # loaded now, while the environment names them
+    del os.environ[ENVIRONMENT_VARIABLE]  # each worker of xdist comes here by itself
+
+
+def _postgres_url(config: pytest.Config) -> str | None:
+    server = postgres.server()
+    try:
+        url = server.__enter__()
+    except postgres.NoPostgres as error:
+        if os.environ.get("CI"):
+            raise pytest.UsageError(str(error)) from None
+        config.stash[_missing] = str(error)
+        return None
+    config.add_cleanup(lambda: server.__exit__(None, None, None))
+    os.environ[postgres.VARIABLE] = url  # the workers of xdist share it
+    return url
+
+
+def _set_environment(run_dir: str, url: str) -> None:
+    for name in list(os.environ):
+        if name in _OURS or (name.startswith("MAIL_") and name != postgres.VARIABLE):
+            del os.environ[name]
+    os.environ.update({"DATABASE_URL": url, "RUN_DIR": run_dir})
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"database: {config.getoption('database')}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("database") == "sqlite":
+        return
+    without = [item for item in items if not _needs_database(item)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if _needs_database(item)]
+    if reason := config.stash.get(_missing, ""):
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=f"no PostgreSQL: {reason}"))
+
+
+def _needs_database(item: pytest.Item) -> bool:
+    fixtures = {"db", "transactional_db", "project_template"}
+    return bool(
+        item.get_closest_marker("django_db") or fixtures.intersection(item.fixturenames)
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reason = terminalreporter.config.stash.get(_missing, "")
+    if reason:
+        loud = {"red": True, "bold": True}
+        terminalreporter.section("NOTHING WAS TESTED ON POSTGRESQL", sep="!", **loud)
+        terminalreporter.line(reason, **loud)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A real file for SQLite, since threads and processes share it as they do in earnest."""
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        folder = tmp_path_factory.mktemp("database")
+        connection.settings_dict["TEST"]["NAME"] = str(folder / "mail.sqlite3")
