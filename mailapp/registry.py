@@ -43,7 +43,7 @@ def _module_names() -> Iterator[str]:
         if spec is None:
             continue
         yield spec.name
-        for module in pkgutil.walk_packages(spec.submodule_search_locations, f"{spec.name}."):
+        for module in pkgutil.walk_packages(spec.submodule_search_locations or [], f"{spec.name}."):
             yield module.name
 
 
