@@ -1,0 +1,63 @@
+# What a newcomer types. DATABASE_URL and the other variables of docs/settings.md are obeyed.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet
+MANAGE := $(VENV)/bin/python manage.py
+# Tests that start whole programs wait more than they work, so two workers suit small machines.
+PYTEST := $(VENV)/bin/pytest --numprocesses=2
+
+# Set when DATABASE_URL names a PostgreSQL.
+POSTGRES := $(filter postgres% pgsql%,$(firstword $(subst :, ,$(value DATABASE_URL))))
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench docs-settings clean
+.SILENT:
+
+help: ## list what can be made
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+install: $(VENV)/installed $(if $(POSTGRES),$(VENV)/installed-postgres) ## make .venv and install what the program needs
+
+run: install ## start the receiver, workers, relay, catcher and admin in the foreground
+	$(MANAGE) migrate --verbosity 0
+	$(MANAGE) makeadmin
+	exec $(MANAGE) runmail
+
+test: $(VENV)/installed-test ## test on SQLite, then on PostgreSQL
+	$(PYTEST)
+	$(PYTEST) --database=postgresql
+
+check: $(VENV)/installed-test $(VENV)/installed-dev ## check the settings, migrations, style, types and layers
+	$(MANAGE) check --fail-level WARNING
+	DEBUG=0 SECRET_KEY=$$($(VENV)/bin/python -c 'import secrets; print(secrets.token_hex(40))') \
+		MAIL_HOSTS=example.com ALLOWED_HOSTS=example.com \
+		$(MANAGE) check --deploy --fail-level WARNING
+	$(MANAGE) makemigrations --check --dry-run
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest --quiet tests/unit/test_layers.py
+
+bench: install ## measure messages per second
+	$(VENV)/bin/python -m benchmarks
+
+docs-settings: install ## write the tables of docs/settings.md anew
+	$(MANAGE) settingsdoc docs/settings.md
+
+clean: ## remove .venv and what the tools keep; run/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+# Each stamp says that pip has installed a set of requirements as they stand now.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/pip
+	echo "Installing into $(VENV) …"
+	$(PIP) --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-%: requirements.txt pyproject.toml | $(VENV)/bin/pip
+	echo "Installing what is needed to $* …"
+	$(PIP) --editable '.[$*]'
+	touch $@
