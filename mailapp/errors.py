@@ -83,3 +83,11 @@ class NoUpstream(MailError):
     """No relay is configured or none of them answers."""
 
     reply = "451 4.4.1 Relay not reachable"
+
+
+class PortTaken(MailError):
+    """Another program listens there, or we may not."""
+
+
+class DidNotStart(MailError):
+    """A part ended before it was ready."""
