@@ -79,10 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _needs_database(item: pytest.Item) -> bool:
-    fixtures = {"db", "transactional_db", "project_template"}
-    return bool(
-        item.get_closest_marker("django_db") or fixtures.intersection(item.fixturenames)
-    )
+    fixtures = {"db", "transactional_db", "project_databases"}
+    return bool(item.get_closest_marker("django_db") or fixtures.intersection(item.fixturenames))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,120 @@
+"""What the tests have in common: factories of rows, real threads, and whole projects."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import postgres
+from tests.waiting import DEADLINE
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
+
+    from mailapp.models import Delivery, Message, Process
+    from tests.project import Databases, Project
+
+RAW = b"From: reader@client.test\r\nTo: you@example.com\r\nSubject: Hello\r\n\r\nHello you.\r\n"
+
+
+@pytest.fixture
+def process(db: None) -> Callable[..., Process]:
+    """Register a running process: `process("worker", "incoming")`."""
+    from mailapp.models import Process
+
+    def make(kind: str = Process.Kind.WORKER, queue: str = "incoming") -> Process:
+        return Process.objects.start(kind, queue)
+
+    return make
+
+
+@pytest.fixture
+def message(db: None) -> Callable[..., Message]:
+    """Store a mail as the receiver does: `message(sender="", recipients=["a@b", "c@d"])`."""
+    from mailapp.models import Message, NewMail
+
+    def make(**fields: Any) -> Message:
+        defaults = {
+            "raw": RAW,
+            "sender": "reader@client.test",
+            "recipients": ["you@example.com"],
+            "protocol": "ESMTP",
+        }
+        [stored] = Message.objects.store([NewMail(**(defaults | fields))])
+        return stored
+
+    return make
+
+
+@pytest.fixture
+def delivery(message: Callable[..., Message]) -> Callable[..., Delivery]:
+    """Store a mail for one recipient and return its delivery: `delivery(queue="outgoing")`."""
+
+    def make(recipient: str = "you@example.com", **fields: Any) -> Delivery:
+        return message(recipients=[recipient], **fields).deliveries.get()
+
+    return make
+
+
+@pytest.fixture
+def together() -> Callable[..., list[Any]]:
+    """Call functions at the same instant, each in a thread with a connection of its own."""
+    from django.db import connections
+
+    def run(*functions: Callable[[], Any]) -> list[Any]:
+        start = threading.Barrier(len(functions))
+
+        def call(function: Callable[[], Any]) -> Any:
+            try:
+                start.wait(DEADLINE)
+                return function()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(len(functions)) as pool:
+            return list(pool.map(call, functions, timeout=2 * DEADLINE))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def project_databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Databases]:
+    from tests.project import Databases
+
+    on_postgres = request.config.getoption("database") == "postgresql"
+    server = os.environ[postgres.VARIABLE] if on_postgres else ""
+    with contextlib.closing(Databases(tmp_path_factory.mktemp("projects"), server)) as databases:
+        yield databases
+
+
+@pytest.fixture
+def project(
+    project_databases: Databases, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Callable[..., Project]]:
+    """Make an installation of its own: `project(MAIL_HOSTS="example.com")`.
+
+    What it started is ended with the test, which fails if any of it printed a traceback.
+    """
+    from tests.project import Project
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(django_db_blocker.unblock())
+
+        def make(**environment: str) -> Project:
+            # Not pytest's own folder: its name is too long for a Unix socket.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-project-"))
+            url = stack.enter_context(project_databases.fresh())
+            made = Project(Path(folder), url, environment)
+            return stack.enter_context(contextlib.closing(made))
+
+        yield make

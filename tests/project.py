@@ -1,0 +1,219 @@
+"""The whole program on trial: real processes in a folder, on ports and a database of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from django.db import connections, models
+
+from tests.waiting import DEADLINE, wait_until
+
+ROOT = Path(__file__).parent.parent
+HOST = "127.0.0.1"
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+class Databases:
+    """Makes databases for projects: each a copy of one that is migrated once."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        """`server` is the URL of a PostgreSQL database; empty: SQLite files in `folder`."""
+        self._folder = folder
+        self._server = server
+        self._template = self._empty()
+        _manage(["migrate", "--verbosity=0"], {"DATABASE_URL": self._template})
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[str]:
+        """Yield the URL of a migrated database, which is gone afterwards."""
+        if self._server:
+            url = self._empty(template=self._template)
+        else:
+            url = f"sqlite:///{self._folder}/{uuid.uuid4().hex}.sqlite3"
+            shutil.copy(_path(self._template), _path(url))
+        try:
+            yield url
+        finally:
+            self._drop(url)
+
+    def close(self) -> None:
+        """Remove what all of them were copied from."""
+        self._drop(self._template)
+
+    def _empty(self, template: str = "/template1") -> str:
+        name = uuid.uuid4().hex
+        if not self._server:
+            return f"sqlite:///{self._folder}/{name}.sqlite3"
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{_name(template)}"')
+        return urlsplit(self._server)._replace(path=f"/{name}").geturl()
+
+    def _drop(self, url: str) -> None:
+        if self._server:
+            self._execute(f'DROP DATABASE "{_name(url)}" WITH (FORCE)')
+        else:
+            _path(url).unlink()
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.rpartition("/")[2]
+
+
+def _path(url: str) -> Path:
+    return Path(urlsplit(url).path.removeprefix("/"))
+
+
+class Program:
+    """A command of the project that runs in the background."""
+
+    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> None:
+        self.name = " ".join(arguments)
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that all it starts can be found
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, text: str) -> None:
+        """Return once `text` is printed; fail when the program ends without it."""
+        wait_until(lambda: text in self.output or self.process.poll() is not None)
+        assert text in self.output, f"{self.name} ended without {text!r}:\n{self.output}"
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end, wait until it and all it started did, and return its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(DEADLINE)
+        wait_until(lambda: not self._group_lives())
+        return code
+
+    def kill(self) -> None:
+        """End it and all it started without a warning."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+class Project:
+    """An installation: its folder, its environment, its database and what runs of it."""
+
+    def __init__(self, folder: Path, database_url: str, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.receiver, self.catcher, self.web = (f"{HOST}:{port}" for port in _free_ports(3))
+        self.environment = {
+            "DATABASE_URL": database_url,
+            "RUN_DIR": str(folder),
+            "MAIL_RECEIVER": self.receiver,
+            "MAIL_RELAY": self.catcher,
+            "MAIL_CATCHER": self.catcher,
+            "WEB": self.web,
+            **environment,
+        }
+        self._programs: list[Program] = []
+        self._alias = f"project-{uuid.uuid4().hex}"
+        self._connect(database_url)
+
+    @property
+    def caught(self) -> Path:
+        """The Maildir of the catcher."""
+        return self.folder / "queue"
+
+    def manage(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and return its exit code and what it printed."""
+        return _manage(arguments, self.environment, input=input, check=False)
+
+    def start(self, *arguments: str, until: str) -> Program:
+        """Run a command in the background; return once it has printed `until`."""
+        log = self.folder / f"{len(self._programs)}-{arguments[0]}.log"
+        program = Program(arguments, self.environment, log)
+        self._programs.append(program)
+        program.wait_for(until)
+        return program
+
+    def query(self, model: type[Row]) -> models.QuerySet[Row]:
+        """Look into the project's database."""
+        return model._default_manager.using(self._alias)
+
+    def close(self) -> None:
+        """End what still runs, and fail if anything printed a traceback."""
+        try:
+            for program in reversed(self._programs):
+                if program.process.poll() is None:
+                    program.stop()
+        finally:
+            for program in self._programs:
+                program.kill()
+            connections[self._alias].close()
+            del connections[self._alias], connections.settings[self._alias]
+        for program in self._programs:
+            assert "Traceback" not in program.output, f"{program.name}:\n{program.output}"
+
+    def _connect(self, url: str) -> None:
+        import dj_database_url
+
+        database = {**connections.settings["default"], **dj_database_url.parse(url)}
+        connections.settings[self._alias] = database
+
+
+def _manage(
+    arguments: tuple[str, ...] | list[str],
+    environment: dict[str, str],
+    *,
+    input: str | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        input=input or "",
+        capture_output=True,
+        text=True,
+        timeout=4 * DEADLINE,
+        check=check,
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Choose ports below those that the system lends to clients, so that no client takes them."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10240, 32768)
+        with contextlib.suppress(OSError), socket.create_server((HOST, port)):
+            found.append(port)
+    return found
