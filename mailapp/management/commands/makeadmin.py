@@ -1,0 +1,41 @@
+"""Make the admin user of a development machine, with a random password, once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand
+
+from mailapp.conf import mail_settings
+
+NAME = "admin"
+
+
+class Command(BaseCommand):
+    help = (
+        "Makes the superuser “admin” with a random password, which it prints and keeps in "
+        "RUN_DIR/admin-password. Does nothing where a superuser exists."
+    )
+
+    def handle(self, **options: Any) -> None:
+        users = get_user_model()._default_manager
+        if users.filter(is_superuser=True).exists():
+            return
+        kept = Path(mail_settings().RUN_DIR) / "admin-password"
+        password = _kept_password(kept)
+        users.create_superuser(NAME, password=password)
+        self.stdout.write(f"Made the user {NAME} with the password {password} (kept in {kept})")
+
+
+def _kept_password(kept: Path) -> str:
+    """Read the password, or choose one and write it where only this user can read it."""
+    with contextlib.suppress(FileExistsError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(12) + "\n")
+    return kept.read_text().strip()
