@@ -1,0 +1,158 @@
+"""Read what a delivery status notification says (RFC 3464). Pure: no database, no network."""
+
+from __future__ import annotations
+
+import email.message
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mailapp import addresses, mime
+from mailapp.errors import BadAddress
+
+_STATUS_TYPES = {"message/delivery-status", "message/global-delivery-status"}
+_RETURNED_TYPES = {
+    "message/rfc822",
+    "message/global",
+    "text/rfc822-headers",
+    "message/global-headers",
+}
+_GOOD_NEWS = {"delivered", "relayed", "expanded"}
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_REPLY = re.compile(r"[45]\d\d[ -]")
+_TYPED = re.compile(r"([\w.-]+)\s*;\s*(.*)")
+_XTEXT = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of one recipient."""
+
+    recipient: str  #: as the mail was first addressed, where the report says so
+    temporary: bool  #: the mail is late and still being tried
+    status: str  #: enhanced status code (RFC 3463), such as 5.1.1
+    diagnostic: str  #: what the other server said, on one line
+
+    @property
+    def reply(self) -> str:
+        """What the delivery's row is to say: the other server's own reply, where it is quoted."""
+        if _REPLY.match(self.diagnostic):
+            return self.diagnostic
+        return f"{self.status[0]}50 {self.status} {self.diagnostic or 'Reported by a bounce'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounce:
+    """A mail that tells of others that were not delivered, or not yet."""
+
+    reports: tuple[Report, ...]  #: at least one
+    message_id: str  #: of the mail that bounced, with its angle brackets; "" when it is not told
+
+    @property
+    def recipients(self) -> list[str]:
+        return [report.recipient for report in self.reports]
+
+    @property
+    def temporary(self) -> bool:
+        """True when every recipient of the report is still being tried."""
+        return all(report.temporary for report in self.reports)
+
+
+def read(mail: bytes | email.message.Message) -> Bounce | None:
+    """Return what a report says of failed or late mail; None when it is no such report.
+
+    Never raises. A report of success is no bounce.
+    """
+    message = mime.parse(mail) if isinstance(mail, bytes) else mail
+    parts = list(_parts(message))
+    blocks = (block for part in parts for block in _blocks(part))
+    reports = {report.recipient: report for block in blocks if (report := _report(block))}
+    if not reports:
+        return None
+    return Bounce(reports=tuple(reports.values()), message_id=_message_id(parts))
+
+
+def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
+    """Yield the leaves; a mail within it is opened only where the outer one says it is a report.
+
+    Some gateways wrap a report as they forward it. A person's forwarded bounce is none.
+    """
+    wrapped = "delivery-status" in mime.header(message, "Content-Type").lower()
+    waiting = [message]
+    while waiting:
+        part = waiting.pop()
+        kind = part.get_content_type()
+        inner = part.get_payload()
+        if isinstance(inner, list) and (
+            kind.startswith("multipart/") or (wrapped and _wraps_a_report(part))
+        ):
+            waiting += reversed(inner)  # type: ignore[arg-type]
+        else:
+            yield part
+
+
+def _wraps_a_report(part: email.message.Message) -> bool:
+    inner = part.get_payload()
+    return part.get_content_type() == "message/rfc822" and mime.is_report(inner[0])  # type: ignore[index,arg-type]
+
+
+def _blocks(part: email.message.Message) -> Iterator[email.message.Message]:
+    """Yield the groups of fields of a status part."""
+    kind, inner = part.get_content_type(), part.get_payload()
+    if kind not in _STATUS_TYPES or not isinstance(inner, list):
+        return
+    for block in inner:
+        yield block  # type: ignore[misc]
+        if kind == "message/global-delivery-status":  # the standard library splits only the other
+            yield from map(mime.parse, re.split(rb"\n\r?\n", mime.content(block)))  # type: ignore[arg-type]
+
+
+def _report(block: email.message.Message) -> Report | None:
+    recipient = _address(mime.header(block, "Original-Recipient")) or _address(
+        mime.header(block, "Final-Recipient")
+    )
+    action = mime.header(block, "Action").lower().split(" ")[0]
+    told = mime.header(block, "Status")
+    if not recipient or action in _GOOD_NEWS or (not action and not told.startswith(("4", "5"))):
+        return None
+    temporary = action == "delayed" or (not action and told.startswith("4"))
+    status = _ENHANCED.match(told)
+    return Report(
+        recipient=recipient,
+        temporary=temporary,
+        status=status[0] if status else "4.0.0" if temporary else "5.0.0",
+        diagnostic=_typed(mime.header(block, "Diagnostic-Code"))[1][:500],
+    )
+
+
+def _address(field: str) -> str:
+    """Return the address of `rfc822; you@example.com`; "" for one of another kind of mail."""
+    kind, address = _typed(field)
+    if kind == "utf-8":  # RFC 6533 section 3
+        address = _XTEXT.sub(_character, address)
+    try:
+        address, _ = addresses.take_path(f"<{address.strip('<>')}>")
+    except BadAddress:
+        return ""
+    return address if "@" in address else ""
+
+
+def _typed(field: str) -> tuple[str, str]:
+    """Part `smtp; 550 Unknown` into its type and its value; some leave the type out."""
+    typed = _TYPED.fullmatch(field)
+    return (typed[1].lower(), typed[2]) if typed else ("", field)
+
+
+def _character(found: re.Match[str]) -> str:
+    number = int(found[1], 16)
+    return chr(number) if number <= 0x10FFFF else found[0]
+
+
+def _message_id(parts: list[email.message.Message]) -> str:
+    for part in parts:
+        if part.get_content_type() in _RETURNED_TYPES:
+            inner = part.get_payload()
+            returned = inner[0] if isinstance(inner, list) else mime.parse(mime.content(part))
+            if found := mime.header(returned, "Message-ID"):  # type: ignore[arg-type]
+                return found
+    return ""
