@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import email.message
+import email.parser
+import email.utils
+import io
 import re
+from collections.abc import Iterator
+from email import policy
+from email.generator import BytesGenerator
 from email.header import decode_header
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import quotequail
 
 _HEAD_LIMIT = 65536
 _FIELD = re.compile(
@@ -45,7 +54,7 @@ def decoded(value: bytes | str) -> str:
     text = text[:4096]
     if "=?" in text:
         text = _decode_words(text)
-    return " ".join(_UNPRINTABLE.sub(" ", text).split())
+    return one_line(text)
 
 
 def _decode_words(text: str) -> str:
@@ -67,3 +76,160 @@ def to_text(data: bytes, charset: str | None) -> str:
         except (LookupError, ValueError):
             continue
     return data.decode("latin-1")
+
+
+# A mail as a whole. compat32 takes what strangers send; policy.default raises on some of it
+# and can be made to use gigabytes.
+
+
+def parse(raw: bytes) -> email.message.Message:
+    """Parse a mail; never raises. What is nested too deep becomes one text part."""
+    try:
+        return email.parser.BytesParser(policy=policy.compat32).parsebytes(raw)
+    except (RecursionError, ValueError):
+        return email.parser.BytesHeaderParser(policy=policy.compat32).parsebytes(raw)
+
+
+def headers(message: email.message.Message) -> list[tuple[str, str]]:
+    """Return all header fields in order, as text on one line each."""
+    return [(name, decoded(_as_bytes(value))) for name, value in message.raw_items()]
+
+
+def header(message: email.message.Message, name: str) -> str:
+    """Return the first field of that name as text on one line, or ""."""
+    wanted = name.lower()
+    for field, value in message.raw_items():
+        if field.lower() == wanted:
+            return decoded(_as_bytes(value))
+    return ""
+
+
+def _as_bytes(value: Any) -> bytes:
+    return str(value).encode("utf-8", "surrogateescape")
+
+
+class Attachment(NamedTuple):
+    """A part that is not the text: its name as the sender gave it, and its bytes."""
+
+    filename: str
+    content_type: str
+    content: bytes
+
+
+def text_of(message: email.message.Message, subtype: str = "plain") -> str:
+    """Return the first inline text part of that subtype, or ""; never raises."""
+    for part in _parts(message):
+        if part.get_content_type() == f"text/{subtype}" and not _is_attached(part):
+            return _text(part)
+    return ""
+
+
+def attachments(message: email.message.Message) -> list[Attachment]:
+    """Return every part that carries a file name or is not inline text; never raises."""
+    return [
+        Attachment(_filename(part), part.get_content_type(), content(part))
+        for part in _parts(message)
+        if _is_attached(part)
+    ]
+
+
+def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
+    waiting = [message]
+    while waiting:
+        part = waiting.pop(0)
+        if part.get_content_type() == "message/rfc822" and part is not message:
+            yield part
+        elif part.is_multipart():
+            waiting[:0] = part.get_payload()  # type: ignore[arg-type]
+        else:
+            yield part
+
+
+def _is_attached(part: email.message.Message) -> bool:
+    return (
+        part.get_content_maintype() != "text"
+        or str(part.get("Content-Disposition", "")).lower().startswith("attachment")
+        or bool(_filename(part))
+    )
+
+
+def _filename(part: email.message.Message) -> str:
+    try:
+        return decoded(part.get_filename() or "")
+    except (LookupError, ValueError, TypeError):
+        return ""
+
+
+def content(part: email.message.Message) -> bytes:
+    """Return what a part holds, its transfer encoding undone; never raises."""
+    if part.is_multipart():
+        return b"\r\n".join(_flat(inner) for inner in part.get_payload())  # type: ignore[arg-type]
+    try:
+        content = part.get_payload(decode=True)
+    except (LookupError, ValueError, TypeError):
+        content = None
+    return content if isinstance(content, bytes) else _as_bytes(part.get_payload())
+
+
+def _flat(message: email.message.Message) -> bytes:
+    try:
+        return message.as_bytes()
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
+        return _as_bytes(message.get_payload())
+
+
+def _text(part: email.message.Message) -> str:
+    try:
+        charset = part.get_content_charset()
+    except (LookupError, ValueError, TypeError):
+        charset = None
+    return to_text(content(part), charset).replace("\r\n", "\n")
+
+
+def reply_text(text: str) -> str:
+    """Return what the author wrote anew: the text above a quotation, without a signature."""
+    parts = quotequail.unwrap(text)
+    new = parts.get("text_top", text) if parts else text
+    return re.split(r"^-- \n", new, maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+
+def is_automatic(message: email.message.Message) -> bool:
+    """Say whether a machine sent this, so that no machine should answer (RFC 3834 section 2)."""
+    submitted = header(message, "Auto-Submitted").partition(";")[0].strip().lower()
+    precedence = header(message, "Precedence").lower()
+    return (
+        submitted not in {"", "no"}
+        or precedence in {"bulk", "junk", "list"}
+        or any(name.lower() in {"list-id", "list-post"} for name in message)
+        or is_report(message)
+    )
+
+
+def is_report(message: email.message.Message) -> bool:
+    """Say whether this is a delivery report by its form (RFC 6522)."""
+    return message.get_content_type() == "multipart/report"
+
+
+# Mail that we compose.
+
+
+def to_bytes(message: email.message.Message) -> bytes:
+    """Write a composed mail with CRLF line ends."""
+    out = io.BytesIO()
+    BytesGenerator(out, mangle_from_=False).flatten(message, linesep="\r\n")
+    return out.getvalue()
+
+
+def one_line(value: str) -> str:
+    """Make a header value of any text: no line ends, no controls, so that no field is added."""
+    return " ".join(_UNPRINTABLE.sub(" ", value).split())
+
+
+def with_fields(fields: list[tuple[str, str]], raw: bytes) -> bytes:
+    """Put header fields above the bytes of a mail, which stay as they are (DKIM still holds)."""
+    return b"".join(f"{name}: {one_line(value)}\r\n".encode() for name, value in fields) + raw
+
+
+def new_message_id(hostname: str) -> str:
+    """A Message-ID that nobody else has (RFC 5322 3.6.4)."""
+    return email.utils.make_msgid(domain=hostname)

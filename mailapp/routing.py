@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -130,7 +130,10 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class HandlerModule:
-    """The state functions of one module; `row` is the id of its Handler."""
+    """The state functions of one module, and what it says of itself.
+
+    `row` is the id of its Handler, `example` a recipient with which to try it.
+    """
 
     name: str
     states: Mapping[str, State]
@@ -138,13 +141,15 @@ class HandlerModule:
     description: str = ""
     order: int = 100
     enabled: bool = True
+    example: str = ""
     row: int = 0
 
 
 def read_module(module: ModuleType) -> HandlerModule | None:
     """Collect the state functions that `module` defines; None when it has none.
 
-    `default_order` and `default_enabled` in the module say how its Handler row begins.
+    `default_order` and `default_enabled` in the module say how its Handler row begins;
+    `example` is a recipient with which to try it.
     """
     states: dict[str, State] = {}
     key = None
@@ -175,6 +180,7 @@ def read_module(module: ModuleType) -> HandlerModule | None:
         description=(inspect.getdoc(module) or "").strip(),
         order=getattr(module, "default_order", 100),
         enabled=getattr(module, "default_enabled", True),
+        example=getattr(module, "example", ""),
     )
 
 
@@ -244,7 +250,7 @@ class Router:
 _CAPTURE = re.compile(r"(?<!\\)\(([A-Za-z_]\w*)\)")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(expression: str) -> re.Pattern[str]:
     pattern = re.compile(expression, re.IGNORECASE | re.ASCII)
     if probe := backtracks(pattern):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import select
 import socket
@@ -15,9 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 
 from mailapp.conf import mail_settings
+
+logger = logging.getLogger(__name__)
 
 _CHANNEL = "mailapp_"
 _numbers = itertools.count()
@@ -124,17 +127,15 @@ class _SocketListener:
 
 
 class _PostgresListener:
+    """Listens on a connection of its own, since LISTEN must outlive the worker's transactions."""
+
     def __init__(self, queue: str) -> None:
-        self.queue = queue
+        self.channel = _CHANNEL + queue
         self.pipe = _SelfPipe()
+        self.connection = connection.copy()
 
     def __enter__(self) -> Self:
-        from psycopg import sql
-
-        # A connection of its own: LISTEN must outlive the transactions of the worker.
-        self.connection = connection.copy()
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql.SQL("LISTEN {}").format(sql.Identifier(_CHANNEL + self.queue)))
+        self._listen()
         return self
 
     def __exit__(
@@ -150,10 +151,20 @@ class _PostgresListener:
         self.pipe.wake()
 
     def wait(self, timeout: float) -> None:
-        raw = self.connection.connection
-        if raw is None or raw.closed:
-            raise ConnectionError("the connection that listens is gone")
-        if list(raw.notifies(timeout=0)):
-            return
-        self.pipe.wait_with(raw, timeout)
-        list(raw.notifies(timeout=0))
+        try:
+            raw = self._listen()
+            if not list(raw.notifies(timeout=0)):
+                self.pipe.wait_with(raw, timeout)
+                list(raw.notifies(timeout=0))
+        except (DatabaseError, OSError) as error:
+            logger.warning("Not listening, only polling: %s", type(error).__name__)
+            self.connection.close()
+            self.pipe.wait_with(self.pipe.reader, timeout)
+
+    def _listen(self) -> Any:
+        if self.connection.connection is None:
+            from psycopg import sql
+
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self.channel)))
+        return self.connection.connection

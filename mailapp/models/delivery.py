@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -13,6 +13,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from mailapp.addresses import fold
 from mailapp.errors import ClaimLost
 
 from .handler import Handler
@@ -72,6 +73,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def claimed(self) -> Self:
         return self.filter(claim__isnull=False)
 
+    def of_address(self, address: str) -> Self:
+        """Deliveries to this address, and of what this person wrote."""
+        person = fold(address)
+        return self.filter(Q(recipient__in=[address, person]) | Q(person=person))
+
     def claim(self, queue: str, process: Process, limit: int) -> list[Delivery]:
         """Take up to `limit` due deliveries for `process` and count the attempt.
 
@@ -79,6 +85,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         on its row), so that no person's mail is ever with two workers.
         """
         now, token = timezone.now(), uuid.uuid4()
+        if not self.filter(queue=queue).due(now).exists():
+            return []  # without a write transaction, which would keep others waiting
         with transaction.atomic(using=self.db):
             row = Queue.objects.using(self.db).select_for_update(no_key=True).get(name=queue)
             if row.paused:
@@ -94,7 +102,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 claimed_at=now,
                 attempts=F("attempts") + 1,
             )
-        rows = self.select_related("message").in_bulk(ids)
+        rows = self.select_related("message__raw_message").in_bulk(ids)
         return [rows[id] for id in ids]
 
     def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
@@ -117,15 +125,25 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 Attempt.of(delivery, outcome) for delivery, outcome in outcomes.items()
             )
 
+    def give_back(self, claimed: Sequence[Delivery]) -> int:
+        """Queue again what was claimed but never tried; the attempt does not count."""
+        if not claimed:
+            return 0
+        untried = self.filter(id__in=[row.id for row in claimed])
+        return untried.filter(claim__in={row.claim for row in claimed})._queue_again(
+            attempts=F("attempts") - 1
+        )
+
     def release_dead(self) -> int:
         """Give back what dead processes had claimed, with a lost Attempt each."""
         now = timezone.now()
+        orphans = self.claimed().filter(
+            Q(claimed_by=None) | Q(claimed_by__in=Process.objects.dead())
+        )
+        if not orphans.exists():
+            return 0
         with transaction.atomic(using=self.db):
-            lost = list(
-                self.claimed()
-                .filter(Q(claimed_by=None) | Q(claimed_by__in=Process.objects.dead()))
-                .select_for_update(no_key=True, of=("self",), skip_locked=True)
-            )
+            lost = list(orphans.select_for_update(no_key=True, of=("self",), skip_locked=True))
             Attempt.objects.using(self.db).bulk_create(
                 Attempt(
                     delivery=delivery,

@@ -1,0 +1,217 @@
+"""From a delivery to its handler and on to the next state: the only place where states move.
+
+`plan` chooses the functions, `perform` runs them, `record` writes the moves in the caller's
+transaction, in which the caller also stores the mail and the end of the delivery.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from mailapp import outbox
+from mailapp.errors import ConversationMoved, NotAState, NotHandled
+from mailapp.models import Conversation, Delivery, Transition
+from mailapp.models.conversation import START
+from mailapp.outbox import Collected
+from mailapp.request import MailRequest
+from mailapp.routing import ERROR, HandlerModule, Match, Router
+
+
+@dataclass
+class Move:
+    """A conversation that goes on to `to_state`."""
+
+    conversation: Conversation
+    from_state: str
+    to_state: str
+    cause: str = Transition.Cause.MAIL
+    duration: float = 0  #: seconds that the state function ran
+
+
+@dataclass
+class Plan:
+    """What will run for a delivery, and in which handler's name."""
+
+    request: MailRequest
+    router: Router
+    stateless: list[Match] = field(default_factory=list)
+    stateful: Match | None = None
+
+    @property
+    def atomic(self) -> bool:
+        """False when a function asked to run outside a transaction."""
+        return all(match.state.atomic for match in self.matches)
+
+    @property
+    def matches(self) -> list[Match]:
+        return [*self.stateless, *([self.stateful] if self.stateful else [])]
+
+    @property
+    def handler(self) -> int:
+        """The id of the Handler that takes the mail: the one with the state, else the last."""
+        return self.matches[-1].handler.row
+
+
+@dataclass
+class Effects:
+    """What a run of state functions has caused, until `record` writes it."""
+
+    posted: Collected
+    moves: list[Move] = field(default_factory=list)
+
+
+def plan(delivery: Delivery, router: Router) -> Plan:
+    """Choose the functions for a delivery; raise NotHandled when there is none.
+
+    Each matching stateless function; then the first handler, in order, whose state
+    function for this person's current state matches. The null sender is nobody: no
+    conversation, so no function with a state.
+    """
+    request = MailRequest(delivery)
+    chosen = Plan(request, router)
+    conversation: Conversation | None = None
+    for match in router.matches(delivery.recipient):
+        if match.state.stateless:
+            if request.is_bounce or not match.state.bounces:
+                chosen.stateless.append(match)
+        elif chosen.stateful is None and not request.is_bounce:
+            if conversation is None or conversation.handler_id != match.handler.row:
+                conversation = find_conversation(match.handler, request)
+            if match.state.name == conversation.state:
+                request.conversation = conversation
+                chosen.stateful = match
+    if not chosen.matches:
+        raise NotHandled(f"{delivery.recipient} from {request.sender or '<>'}")
+    return chosen
+
+
+def find_conversation(handler: HandlerModule, request: MailRequest) -> Conversation:
+    """The person's conversation with this handler; a new one, in START, has no row yet."""
+    identity = request.identity
+    if identity is None:
+        raise NotHandled("the null sender has no conversation")
+    key = handler.state_key(handler.name, request) if handler.state_key else ""
+    where = {"handler_id": handler.row, "person": identity.person, "key": key}
+    return Conversation.objects.filter(**where).first() or Conversation(**where)
+
+
+def perform(plan: Plan) -> Effects:
+    """Run the functions of a plan. What they raise is raised, and nothing is to be recorded."""
+    request = plan.request
+    with outbox.collecting(request.delivery.pk) as posted:
+        for match in plan.stateless:
+            match.state.function(request, **match.captures)
+        effects = Effects(posted)
+        if plan.stateful:
+            effects.moves = _run_state(plan, plan.stateful)
+    return effects
+
+
+def _run_state(plan: Plan, match: Match) -> list[Move]:
+    conversation = plan.request.conversation
+    assert conversation is not None
+    before = copy.deepcopy(conversation.data)
+    begin = time.perf_counter()
+    returned = match.state.function(plan.request, **match.captures)
+    duration = time.perf_counter() - begin
+
+    def to(target: Conversation, state: str) -> Move:
+        return Move(target, target.state, state, duration=duration)
+
+    stays = to(conversation, conversation.state)
+    if returned is None:
+        return [stays]
+    handler, state = plan.router.state(returned)
+    if state.stateless:
+        raise NotAState(f"{state} is stateless")
+    if handler.row == match.handler.row:
+        return [to(conversation, state.name)]
+    other = to(find_conversation(handler, plan.request), state.name)
+    return [stays, other] if conversation.data != before else [other]
+
+
+def perform_error(failed: Plan) -> Effects:
+    """Give mail that failed for good to the handler's ERROR function, if there is one.
+
+    The conversation goes to ERROR, and on to what that function returns for this mail.
+    """
+    request, match = failed.request, failed.stateful
+    with outbox.collecting(request.delivery.pk) as posted:
+        effects = Effects(posted)
+        if match is None or ERROR not in match.handler.states:
+            return effects
+        conversation = request.conversation = find_conversation(match.handler, request)
+        effects.moves = [
+            Move(conversation, conversation.state, ERROR, cause=Transition.Cause.ERROR)
+        ]
+        conversation.state = ERROR
+        for caught in failed.router.matches(request.recipient):
+            if caught.handler is match.handler and caught.state.name == ERROR:
+                effects.moves += _run_state(failed, caught)
+    return effects
+
+
+def record(plan: Plan, effects: Effects) -> None:
+    """Write the moves in the current transaction; who calls stores the mail with `outbox`.
+
+    Raise ConversationMoved when somebody else moved a conversation meanwhile.
+    """
+    for move in effects.moves:
+        _write(move, plan.request.delivery)
+
+
+def _write(move: Move, delivery: Delivery | None, operator: Any = None) -> None:
+    conversation = move.conversation
+    if conversation.pk is None and move.to_state == START and not conversation.data:
+        return
+    conversation.state = move.to_state
+    conversation.updated_at = timezone.now()
+    conversation.version += 1
+    if conversation.pk is None:
+        _insert(conversation)
+    else:
+        _update(conversation)
+    Transition.objects.create(
+        conversation=conversation,
+        cause=move.cause,
+        delivery=delivery,
+        operator=operator,
+        from_state=move.from_state,
+        to_state=move.to_state,
+        duration=move.duration,
+    )
+
+
+def _insert(conversation: Conversation) -> None:
+    try:
+        with transaction.atomic():
+            conversation.save(force_insert=True)
+    except IntegrityError as error:
+        raise ConversationMoved(str(conversation)) from error
+
+
+def _update(conversation: Conversation) -> None:
+    unmoved = Conversation.objects.filter(pk=conversation.pk, version=conversation.version - 1)
+    if not unmoved.update(
+        state=conversation.state,
+        data=conversation.data,
+        version=conversation.version,
+        updated_at=conversation.updated_at,
+    ):
+        raise ConversationMoved(str(conversation))
+
+
+def move(conversation: Conversation, to_state: str, *, operator: Any) -> None:
+    """Move a conversation by hand, in a transaction of its own.
+
+    Raise ConversationMoved when a mail moved it since it was read.
+    """
+    with transaction.atomic():
+        by_hand = Move(conversation, conversation.state, to_state, Transition.Cause.OPERATOR)
+        _write(by_hand, None, operator)

@@ -1,0 +1,98 @@
+"""Outgoing mail is a row. It is sent by the relay, after the commit of who wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+from mailapp import wakeup
+from mailapp.errors import UnsafeHeader
+from mailapp.models import OUTGOING, Delivery, Message, NewMail
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Collected:
+    """The mail of one run of a handler, until it is stored with the state."""
+
+    def __init__(self, cause: int | None = None) -> None:
+        self.cause = cause  #: id of the Delivery that the handler works on
+        self.mails: list[NewMail] = []
+        self.deliveries: list[Delivery] = []
+
+    def add(self, other: Collected) -> None:
+        self.mails += other.mails
+        self.deliveries += other.deliveries
+
+
+_collected: ContextVar[Collected | None] = ContextVar("collected", default=None)
+
+
+def post(
+    raw: bytes,
+    *,
+    sender: str,
+    recipients: Sequence[str],
+    cause: int | None = None,
+) -> None:
+    """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
+
+    Within a handler it is stored together with the state that the handler returns.
+    Raise UnsafeHeader for an address that could not be written into an SMTP command.
+    """
+    for address in (sender, *recipients):
+        if _UNSAFE.search(address):
+            raise UnsafeHeader(repr(address))
+    if not recipients:
+        return
+    collected = _collected.get()
+    if collected is None:
+        _store([_outgoing(raw, sender, recipients, cause)], [])
+    else:
+        collected.mails.append(_outgoing(raw, sender, recipients, collected.cause))
+
+
+def _outgoing(raw: bytes, sender: str, recipients: Sequence[str], cause: int | None) -> NewMail:
+    return NewMail(raw=raw, sender=sender, recipients=recipients, queue=OUTGOING, cause=cause)
+
+
+def pass_on(delivery: Delivery, queue: str) -> None:
+    """Give the message of `delivery` a second delivery, in `queue`, for other workers."""
+    again = Delivery(
+        message_id=delivery.message_id,
+        queue_id=queue,
+        recipient=delivery.recipient,
+        person=delivery.person,
+    )
+    collected = _collected.get()
+    if collected is None:
+        _store([], [again])
+    else:
+        collected.deliveries.append(again)
+
+
+def store(collected: Collected) -> None:
+    """Store what a handler posted, in the current transaction."""
+    _store(collected.mails, collected.deliveries)
+
+
+def _store(mails: Sequence[NewMail], deliveries: Sequence[Delivery]) -> None:
+    if mails:
+        Message.objects.store(mails)
+    if deliveries:
+        Delivery.objects.bulk_create(deliveries)
+    for queue in {mail.queue for mail in mails} | {each.queue_id for each in deliveries}:
+        wakeup.notify(queue)
+
+
+@contextlib.contextmanager
+def collecting(cause: int) -> Iterator[Collected]:
+    """Keep what is posted in this block, for `store`; `cause` is the id of the Delivery."""
+    collected = Collected(cause)
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)

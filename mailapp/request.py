@@ -1,0 +1,189 @@
+"""MailRequest: what a state function is given, and how it answers."""
+
+from __future__ import annotations
+
+import email.message
+from collections.abc import Mapping, Sequence
+from email.utils import format_datetime, parseaddr
+from functools import cached_property
+from typing import Any
+
+from django.core.mail import EmailMultiAlternatives
+from django.utils import timezone
+
+from mailapp import bounces, identity, mime, outbox
+from mailapp.conf import mail_settings
+from mailapp.models import Conversation, Delivery
+from mailapp.rendering import render
+
+
+class MailRequest:
+    """One mail for one recipient. Parsed when first asked; the bytes are never changed."""
+
+    def __init__(self, delivery: Delivery, *, raw: bytes | None = None) -> None:
+        self.delivery = delivery
+        self.conversation: Conversation | None = None  #: set for functions that have a state
+        if raw is not None:
+            self.raw = raw
+
+    def __repr__(self) -> str:
+        return f"<MailRequest {self.sender or '<>'} -> {self.recipient}>"
+
+    # The envelope
+
+    @property
+    def sender(self) -> str:
+        """The envelope sender as it was given; "" is the null sender (RFC 5321 4.5.5)."""
+        return self.delivery.message.sender
+
+    @property
+    def recipient(self) -> str:
+        """The one envelope recipient that this is about."""
+        return self.delivery.recipient
+
+    @cached_property
+    def identity(self) -> identity.Identity | None:
+        """Who wrote this, as far as we know; None for the null sender."""
+        return identity.of_sender(self.sender)
+
+    # The content
+
+    @cached_property
+    def raw(self) -> bytes:
+        """The bytes as they came in."""
+        return self.delivery.message.raw
+
+    @cached_property
+    def parsed(self) -> email.message.Message:
+        """The mail as the standard library sees it."""
+        return mime.parse(self.raw)
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:
+        """All header fields in order, decoded, each on one line."""
+        return mime.headers(self.parsed)
+
+    def header(self, name: str) -> str:
+        """The first header field of that name, decoded, on one line; "" without one."""
+        return mime.header(self.parsed, name)
+
+    @property
+    def subject(self) -> str:
+        return self.header("Subject")
+
+    @property
+    def author(self) -> str:
+        """The address of the From header (RFC 5598), which anybody can forge; "" without one."""
+        return parseaddr(self.header("From"))[1]
+
+    def body(self) -> str:
+        """The first plain text part; "" without one."""
+        return mime.text_of(self.parsed)
+
+    def html(self) -> str:
+        """The first HTML part, as it came; "" without one."""
+        return mime.text_of(self.parsed, "html")
+
+    def reply_text(self) -> str:
+        """What the author wrote anew: the body without quotations and signature."""
+        return mime.reply_text(self.body())
+
+    @property
+    def attachments(self) -> list[mime.Attachment]:
+        """The parts that are not the text."""
+        return mime.attachments(self.parsed)
+
+    @property
+    def is_bounce(self) -> bool:
+        """True for mail from the null sender and for delivery reports."""
+        return not self.sender or mime.is_report(self.parsed)
+
+    @cached_property
+    def bounce(self) -> bounces.Bounce | None:
+        """What a delivery report says; None when this is none that can be read."""
+        return bounces.read(self.parsed) if self.is_bounce else None
+
+    @property
+    def is_automatic(self) -> bool:
+        """True when a machine sent this, so that no answer is due (RFC 3834 section 2)."""
+        return not self.sender or mime.is_automatic(self.parsed)
+
+    # What a handler may do
+
+    def respond(
+        self,
+        template: str,
+        *,
+        author: str | None = None,
+        reply_to: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **context: Any,
+    ) -> None:
+        """Answer the envelope sender with a rendered mail template.
+
+        Written by `author`, by default the recipient of this mail. Nothing is sent when
+        this mail is automatic: machines that answer machines never stop (RFC 3834).
+        """
+        if self.is_automatic:
+            return
+        parts = render(template, {"message": self, **context})
+        answer = EmailMultiAlternatives(
+            subject=parts.subject or f"Re: {self.subject.removeprefix('Re: ')}",
+            body=parts.text,
+            from_email=author or self.recipient,
+            to=[self.sender],
+            reply_to=[reply_to] if reply_to else None,
+            headers={**self._reply_headers(), **(headers or {})},
+        )
+        if parts.html:
+            answer.attach_alternative(parts.html, "text/html")
+        outbox.post(
+            mime.to_bytes(answer.message()),
+            sender=parseaddr(answer.from_email)[1],
+            recipients=[self.sender],
+            cause=self.delivery.pk,
+        )
+
+    def _reply_headers(self) -> dict[str, str]:
+        headers = {
+            "Message-ID": mime.new_message_id(mail_settings().hostname),
+            "Date": format_datetime(timezone.now()),
+            "Auto-Submitted": "auto-replied",
+        }
+        if answered := self.header("Message-ID"):
+            known = f"{self.header('References')} {answered}".split()
+            headers["In-Reply-To"] = answered
+            headers["References"] = " ".join(known[:1] + known[1:][-9:])
+        return headers
+
+    def forward(
+        self,
+        to: str | Sequence[str],
+        *,
+        sender: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Send the bytes as they came, below a Received field and `headers`, to `to`.
+
+        One stored message however many recipients. The envelope sender stays, unless
+        `sender` names another (`""` for the null sender).
+        """
+        outbox.post(
+            mime.with_fields([self._received(), *headers], self.raw),
+            sender=self.sender if sender is None else sender,
+            recipients=[to] if isinstance(to, str) else to,
+            cause=self.delivery.pk,
+        )
+
+    def _received(self) -> tuple[str, str]:
+        """The trace field of RFC 5321 4.4 for the way that this mail took to us."""
+        mail = self.delivery.message
+        hostname = mail_settings().hostname
+        when = format_datetime(mail.created_at)
+        source = f"from {mail.helo or 'unknown'} ([{mail.peer}]) " if mail.peer else ""
+        protocol = f" with {mail.protocol}" if mail.protocol else ""
+        return "Received", f"{source}by {hostname}{protocol} id {mail.pk}; {when}"
+
+    def to_queue(self, name: str) -> None:
+        """Put this mail into another queue too, for other workers, with the handler's state."""
+        outbox.pass_on(self.delivery, name)

@@ -1,0 +1,184 @@
+"""Starts receiver, workers, relay and the rest as child processes, and ends them together.
+
+A child says that it serves by a line on a socket it inherits; the end of that socket tells
+it that the supervisor is gone. A child that dies while serving is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.db import DatabaseError
+from django.utils import timezone
+
+from mailapp.conf import mail_settings
+from mailapp.errors import DidNotStart
+from mailapp.models import Process
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+
+
+@dataclass
+class Child:
+    """One part: receiver, worker, relay, catcher or web."""
+
+    part: str
+    running: Running | None = None
+    ready: str = ""  #: what it said when it was ready: its address or its queue
+    pause: float = _FIRST_PAUSE  #: seconds until a restart
+    start_at: float = 0  #: when to start it (monotonic)
+
+
+class Running(NamedTuple):
+    """The process of a part, and our end of the socket between us."""
+
+    process: subprocess.Popen[bytes]
+    line: socket.socket
+
+    @classmethod
+    def start(cls, part: str) -> Running:
+        ours, theirs = socket.socketpair()
+        # Python finds the project as this process does, wherever it was started from.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "django", "runmail"),
+                    *("--only", part, "--supervisor-fd", str(theirs.fileno())),
+                ],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone
+                env=environment,
+            )
+        return cls(process, ours)
+
+
+@dataclass
+class Supervisor:
+    """Keeps the parts running until it is asked to stop."""
+
+    parts: Sequence[str]
+    on_ready: Callable[[dict[str, str]], None]
+    children: list[Child] = field(default_factory=list)
+    announced: bool = False
+
+    def run(self) -> None:
+        """Start all parts, in order; return when all have ended after SIGTERM or SIGINT.
+
+        Raise DidNotStart when a part cannot start; it has said why on standard error.
+        """
+        self.wake, self.waker = socket.socketpair()
+        self.stopping = False
+        self.children = [Child(part) for part in self.parts]
+        with _signals(self._ask_to_stop), selectors.DefaultSelector() as self.selector:
+            self.selector.register(self.wake, selectors.EVENT_READ)
+            try:
+                while not self.stopping:
+                    self._start_what_should_run()
+                    self._listen()
+            finally:
+                self._end_all()
+
+    def _ask_to_stop(self, *ignored: object) -> None:
+        self.stopping = True
+        self.waker.send(b"s")
+
+    def _start_what_should_run(self) -> None:
+        for child in self.children:
+            if child.running is None and child.start_at <= time.monotonic():
+                child.running, child.ready = Running.start(child.part), ""
+                self.selector.register(child.running.line, selectors.EVENT_READ, child)
+
+    def _listen(self) -> None:
+        waiting = [child.start_at for child in self.children if child.running is None]
+        timeout = max(min(waiting) - time.monotonic(), 0) if waiting else None
+        for key, _ in self.selector.select(timeout):
+            said = key.fileobj.recv(4096)  # type: ignore[union-attr]
+            if key.data is None:
+                continue
+            if said:
+                self._is_ready(key.data, said.decode().strip())
+            else:
+                self._has_ended(key.data)
+
+    def _is_ready(self, child: Child, said: str) -> None:
+        child.ready, child.pause = said, _FIRST_PAUSE
+        if not self.announced and all(each.ready for each in self.children):
+            self.announced = True
+            self.on_ready({each.part: each.ready for each in self.children})
+
+    def _has_ended(self, child: Child) -> None:
+        code = self._bury(child)
+        if not self.announced:
+            raise DidNotStart(child.part)
+        logger.error("%s ended (%s) and starts again in %.1f s", child.part, code, child.pause)
+        child.start_at = time.monotonic() + child.pause
+        child.pause = min(child.pause * 2, _LONGEST_PAUSE)
+
+    def _bury(self, child: Child) -> int:
+        """Wait for a process that has ended or is about to, and free what it had claimed."""
+        assert child.running is not None
+        process, line = child.running
+        self.selector.unregister(line)
+        line.close()
+        child.running = None
+        code = process.wait()
+        with contextlib.suppress(DatabaseError):
+            Process.objects.filter(
+                host=socket.gethostname()[:255], pid=process.pid, stopped_at=None
+            ).update(stopped_at=timezone.now())
+        return code
+
+    def _end_all(self) -> None:
+        running = [(child, child.running.process) for child in self.children if child.running]
+        for _, process in running:
+            process.terminate()
+        deadline = time.monotonic() + mail_settings().DRAIN_SECONDS
+        for child, process in running:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                logger.error("%s did not end in time and is killed", child.part)  # noqa: TRY400
+                process.kill()
+            self._bury(child)
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[..., None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def supervised(fd: int | None) -> Iterator[Callable[[str], None]]:
+    """In a child: give the function that says "ready", and end when the supervisor is gone."""
+    if fd is None:
+        yield lambda said: None
+        return
+    with socket.socket(fileno=fd) as line:
+        threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+        yield lambda said: line.sendall(said.encode() + b"\n")
+
+
+def _end_with(line: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        line.recv(1)
+        os.kill(os.getpid(), signal.SIGTERM)
