@@ -73,6 +73,10 @@ class ClaimLost(MailError):
     """The claim was released and perhaps taken by another worker; nothing was changed."""
 
 
+class DeliveryInHand(MailError):
+    """A worker has this delivery in hand; what is said of it has to wait until it is settled."""
+
+
 class UnsafeHeader(MailError):
     """A header or address that we were asked to send holds a line break or NUL."""
 

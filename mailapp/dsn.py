@@ -1,0 +1,217 @@
+"""Delivery status notifications (RFC 3464): those we send, and what others say of our mail."""
+
+from __future__ import annotations
+
+import base64
+import re
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from email.utils import format_datetime
+from itertools import accumulate, takewhile
+from typing import TypeVar
+
+from django.utils import timezone
+
+from mailapp import bounces, mime, outbox
+from mailapp.conf import mail_settings
+from mailapp.errors import DeliveryInHand, UnsafeHeader
+from mailapp.models import OUTGOING, Delivery, Message
+
+Failure = tuple[str, str]  #: a recipient, and the reply that ended its delivery
+Item = TypeVar("Item")
+
+_LARGEST = 50_000
+_LARGEST_STATUS = 15_000
+_LONGEST_LINE = 998  # RFC 5322 2.1.1
+_HEADERS = """\
+From: Mail Delivery System <mailer-daemon@{host}>
+To: <{sender}>
+Subject: Undelivered mail returned to sender
+Date: {date}
+Message-ID: {report_id}
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="{edge}"
+"""
+_ENHANCED = re.compile(r"[45]\d\d[ -]([45]\.\d{1,3}\.\d{1,3})\b")
+
+
+def post_failure(
+    message: Message, failures: Sequence[Failure], *, raw: bytes | None = None
+) -> bool:
+    """Tell the sender of `message` for whom it failed and why, in the caller's transaction.
+
+    Return False, with nothing posted, for the null sender, about automatic mail (RFC 3834
+    section 2), and when the sender was told before: there is one report for a message.
+    `raw` is the message's bytes, where the caller has them.
+    """
+    if not message.sender:
+        return False
+    head = mime.head(message.raw if raw is None else raw)
+    if mime.is_automatic(mime.parse(head + b"\r\n\r\n")) or _was_told(message):
+        return False
+    try:
+        outbox.post(
+            compose(message, failures, head),
+            sender="",
+            recipients=[message.sender],
+            cause=_cause(message, failures),
+        )
+    except UnsafeHeader:  # an address at which nobody can be told
+        return False
+    return True
+
+
+def _was_told(message: Message) -> bool:
+    """Look for our report; the lock keeps another transaction from posting one meanwhile."""
+    Message.objects.select_for_update(no_key=True).get(pk=message.pk)
+    return Message.objects.filter(message_id=_report_id(message), protocol="").exists()
+
+
+def _report_id(message: Message) -> str:
+    return f"<failure.{message.pk}.{message.created_at:%Y%m%d%H%M%S}@{mail_settings().hostname}>"
+
+
+def _cause(message: Message, failures: Sequence[Failure]) -> int | None:
+    failed = message.deliveries.filter(recipient=failures[0][0])
+    return failed.values_list("pk", flat=True).first()
+
+
+def compose(message: Message, failures: Sequence[Failure], head: bytes) -> bytes:
+    """Return a report of at most 50 kB: for people, for programs, and the original's headers."""
+    edge = f"report.{uuid.uuid4().hex}"
+    named = _first(failures, _LARGEST_STATUS, lambda failure: len(_status(*failure)))
+    report = [
+        *_headers(message, edge),
+        *_part(edge, "text/plain; charset=utf-8", _explanation(named, len(failures))),
+        *_part(edge, "message/delivery-status", _statuses(message, named)),
+    ]
+    room = (_LARGEST - sum(len(line) + 2 for line in report)) * 7 // 10  # it may become base64
+    returned = _first(head.splitlines(), room, lambda line: len(line) + 2)
+    report += _part(edge, "text/rfc822-headers", b"\r\n".join(returned))
+    return b"\r\n".join([*report, f"--{edge}--".encode(), b""])
+
+
+def _first(items: Iterable[Item], octets: int, size: Callable[[Item], int]) -> list[Item]:
+    """The first items that fit into so many octets together."""
+    items = list(items)
+    fitting = takewhile(lambda total: total <= octets, accumulate(map(size, items)))
+    return items[: len(list(fitting))]
+
+
+def _headers(message: Message, edge: str) -> list[bytes]:
+    headers = _HEADERS.format(
+        host=mail_settings().hostname,
+        sender=mime.one_line(message.sender),
+        date=format_datetime(timezone.now()),
+        report_id=_report_id(message),
+        edge=edge,
+    )
+    return [*headers.encode().splitlines(), b""]
+
+
+def _part(edge: str, kind: str, content: bytes) -> list[bytes]:
+    """A part as it is where any mail system carries that, else in base64."""
+    lines = content.splitlines()
+    plain = content.isascii() and b"\0" not in content
+    if plain and max(map(len, lines), default=0) <= _LONGEST_LINE:
+        encoding = b"7bit"
+    else:
+        encoding, lines = b"base64", base64.encodebytes(content).splitlines()
+    return [
+        b"--" + edge.encode(),
+        b"Content-Type: " + kind.encode(),
+        b"Content-Transfer-Encoding: " + encoding,
+        b"",
+        *lines,
+        b"",
+    ]
+
+
+def _explanation(named: Sequence[Failure], failed: int) -> bytes:
+    lines = [
+        f"This is the mail system of {mail_settings().hostname}.",
+        "",
+        "Your mail could not be delivered to:",
+        "",
+    ]
+    for recipient, reply in named:
+        lines += [f"<{mime.one_line(recipient)}>", f"    {_short(reply)}", ""]
+    if failed > len(named):
+        lines += [f"and {failed - len(named)} more recipients.", ""]
+    lines += ["Nothing more will be tried. The headers of your mail follow."]
+    return "\r\n".join(lines).encode()
+
+
+def _statuses(message: Message, named: Sequence[Failure]) -> bytes:
+    about_the_message = (
+        f"Reporting-MTA: dns; {mail_settings().hostname}\r\n"
+        f"Arrival-Date: {format_datetime(message.created_at)}\r\n"
+    )
+    return "\r\n".join([about_the_message, *(_status(*failure) for failure in named)]).encode()
+
+
+def _status(recipient: str, reply: str) -> str:
+    return (
+        f"Final-Recipient: {_typed_address(recipient)}\r\n"
+        "Action: failed\r\n"
+        f"Status: {_enhanced(reply)}\r\n"
+        f"Diagnostic-Code: smtp; {_short(reply).encode('ascii', 'replace').decode()}\r\n"
+    )
+
+
+def _enhanced(reply: str) -> str:
+    found = _ENHANCED.match(reply)
+    return found[1] if found else "4.0.0" if reply.startswith("4") else "5.0.0"
+
+
+def _typed_address(address: str) -> str:
+    r"""Return an address as RFC 3464 2.3.2 wants it, or RFC 6533 section 3 beyond ASCII.
+
+    >>> _typed_address("reader@client.test"), _typed_address("lës@client.test")
+    ('rfc822; reader@client.test', 'utf-8; l\\x{EB}s@client.test')
+    """
+    if address.isascii() and address.isprintable():
+        return f"rfc822; {address}"
+    return "utf-8; " + "".join(
+        character
+        if "!" <= character <= "~" and character not in "\\+="
+        else f"\\x{{{ord(character):02X}}}"
+        for character in address
+    )
+
+
+def _short(reply: str) -> str:
+    return mime.one_line(reply)[:300]
+
+
+def record(bounce: bounces.Bounce) -> list[Delivery]:
+    """Write what a bounce says on the deliveries it speaks of, and return them.
+
+    They are found by recipient and by the Message-ID of the mail that bounced. What was
+    sent becomes failed; of a delay only the reply is noted. Raise DeliveryInHand for one that
+    the relay has not settled yet.
+    """
+    return [
+        delivery
+        for report in bounce.reports
+        for delivery in _deliveries(bounce.message_id, report.recipient)
+        if _record(delivery, report)
+    ]
+
+
+def _deliveries(message_id: str, recipient: str) -> Iterable[Delivery]:
+    if not message_id:
+        return []
+    return Delivery.objects.filter(
+        queue=OUTGOING, message__message_id=message_id[:255], recipient__iexact=recipient
+    )
+
+
+def _record(delivery: Delivery, report: bounces.Report) -> bool:
+    row = Delivery.objects.filter(pk=delivery.pk)
+    if delivery.status == Delivery.Status.CLAIMED:
+        raise DeliveryInHand(str(delivery))
+    if report.temporary:
+        return bool(row.filter(status=Delivery.Status.DONE).update(reply=report.reply))
+    return bool(row.mark_bounced(report.reply))

@@ -1,0 +1,147 @@
+"""Who is told of a failure, how often, and what a bounce does to our own deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.db import transaction
+
+from mailapp import bounces, dsn
+from mailapp.errors import DeliveryInHand
+from mailapp.models import OUTGOING, Delivery, Message, Process
+from mailapp.models.delivery import Outcome, Status
+
+pytestmark = pytest.mark.django_db
+
+FAILURES = [("you@example.com", "550 5.1.1 User unknown")]
+OUR_ID = "<news@example.com>"
+OURS = f"From: you@example.com\r\nMessage-ID: {OUR_ID}\r\n\r\nNews\r\n".encode()
+
+
+def test_sender_is_told_from_the_null_sender(message: Callable[..., Message]):
+    failed = message(sender="reader@client.test", queue=OUTGOING)
+
+    assert dsn.post_failure(failed, FAILURES)
+
+    report = Message.objects.exclude(pk=failed.pk).get()
+    assert report.sender == ""
+    assert report.cause == failed.deliveries.get()
+    assert list(report.deliveries.values_list("queue", "recipient")) == [
+        (OUTGOING, "reader@client.test")
+    ]
+    assert bounces.read(report.raw) is not None
+
+
+def test_sender_is_told_once_for_each_message(message: Callable[..., Message]):
+    failed, other = message(), message()
+
+    told = [dsn.post_failure(each, FAILURES) for each in (failed, failed, other)]
+
+    assert told == [True, False, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_at_once_tell_the_sender_once(
+    message: Callable[..., Message], together: Callable[..., list[bool]]
+):
+    failed = message()
+
+    def tell() -> bool:
+        with transaction.atomic():
+            return dsn.post_failure(failed, FAILURES)
+
+    assert sorted(together(tell, tell)) == [False, True]
+
+
+def test_null_sender_is_told_nothing(message: Callable[..., Message]):
+    assert not dsn.post_failure(message(sender=""), FAILURES)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Auto-Submitted: auto-replied",
+        b"Precedence: bulk",
+        b"Precedence: list",
+        b"Precedence: junk",
+        b"List-Id: <news.example.com>",
+        b"Content-Type: multipart/report; report-type=delivery-status; boundary=x",
+    ],
+)
+def test_nothing_is_told_about_automatic_mail(message: Callable[..., Message], field: bytes):
+    automatic = message(raw=field + b"\r\n\r\nBody\r\n")
+
+    assert not dsn.post_failure(automatic, FAILURES)
+
+
+def test_mail_that_says_it_is_not_automatic_is_told_of(message: Callable[..., Message]):
+    assert dsn.post_failure(message(raw=b"Auto-Submitted: no\r\n\r\nBody\r\n"), FAILURES)
+
+
+def test_sender_with_a_line_break_is_not_written_to(message: Callable[..., Message]):
+    assert not dsn.post_failure(message(sender="a\r\nb@client.test"), FAILURES)
+
+
+@pytest.fixture
+def sent(delivery: Callable[..., Delivery]) -> Delivery:
+    """A delivery of ours that the relay has sent."""
+    made = delivery("Reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
+    Delivery.objects.filter(pk=made.pk).update(status=Status.DONE, due_at=None)
+    return made
+
+
+def bounce(recipient: str = "reader@client.test", *, temporary: bool = False) -> bounces.Bounce:
+    report = bounces.Report(
+        recipient=recipient,
+        temporary=temporary,
+        status="4.2.2" if temporary else "5.1.1",
+        diagnostic="mailbox full" if temporary else "550 5.1.1 User unknown",
+    )
+    return bounces.Bounce(reports=(report,), message_id=OUR_ID)
+
+
+def test_bounce_makes_the_delivery_failed(sent: Delivery):
+    recorded = dsn.record(bounce())
+
+    assert recorded == [sent]
+    sent.refresh_from_db()
+    assert (sent.status, sent.reply) == (Status.FAILED, "550 5.1.1 User unknown")
+
+
+def test_notice_of_a_delay_leaves_the_delivery_done(sent: Delivery):
+    dsn.record(bounce(temporary=True))
+
+    sent.refresh_from_db()
+    assert (sent.status, sent.reply) == (Status.DONE, "450 4.2.2 mailbox full")
+
+
+def test_bounce_of_another_recipient_changes_nothing(sent: Delivery):
+    assert dsn.record(bounce("other@client.test")) == []
+
+
+def test_bounce_that_names_no_mail_changes_nothing(delivery: Callable[..., Delivery]):
+    delivery("reader@client.test", raw=b"\r\n\r\n", queue=OUTGOING)
+
+    nameless = bounces.Bounce(reports=bounce().reports, message_id="")
+
+    assert dsn.record(nameless) == []
+
+
+def test_bounce_about_mail_that_only_came_in_changes_nothing(delivery: Callable[..., Delivery]):
+    delivery("reader@client.test", raw=OURS)
+
+    assert dsn.record(bounce()) == []
+
+
+def test_bounce_waits_for_a_delivery_that_the_relay_has_in_hand(
+    delivery: Callable[..., Delivery], process: Callable[..., Process]
+):
+    delivery("reader@client.test", raw=OURS, queue=OUTGOING)
+    [claimed] = Delivery.objects.claim(OUTGOING, process("relay", OUTGOING), 1)
+
+    with pytest.raises(DeliveryInHand):
+        dsn.record(bounce())
+
+    Delivery.objects.settle({claimed: Outcome(status=Status.DONE, reply="250 Ok")})
+    assert dsn.record(bounce()) == [claimed]
