@@ -32,15 +32,19 @@ class HeadColumns(NamedTuple):
 
 def head_columns(raw: bytes) -> HeadColumns:
     """Read Subject, From and Message-ID; never raises, whatever the bytes are."""
-    end = _end_of_head(raw)
     found: dict[bytes, bytes] = {}
-    for name, value in _FIELD.findall(raw[:end]):
+    for name, value in _FIELD.findall(head(raw)):
         found.setdefault(name.lower(), value)
     return HeadColumns(
         decoded(found.get(b"subject", b""))[:255],
         decoded(found.get(b"from", b""))[:320],
         decoded(found.get(b"message-id", b"")).strip()[:255],
     )
+
+
+def head(raw: bytes) -> bytes:
+    """Return the header section of a mail, of which the first 64 kB."""
+    return raw[: _end_of_head(raw)]
 
 
 def _end_of_head(raw: bytes) -> int:
