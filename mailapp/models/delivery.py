@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Self
 
 from django.db import models, transaction
@@ -52,13 +53,13 @@ class Outcome:
     started_at: datetime = field(default_factory=timezone.now)
     ended_at: datetime = field(default_factory=timezone.now)
 
-    def columns(self) -> dict[str, Any]:
-        """What the delivery's row becomes."""
+    def columns(self, now: datetime) -> dict[str, Any]:
+        """What the delivery's row becomes when it is settled now."""
         columns: dict[str, Any] = {"status": self.status, "reply": self.reply}
         if self.handler is not None:
             columns["handler_id"] = self.handler
         if self.status == Status.DEFERRED:
-            columns["due_at"] = self.ended_at + timedelta(seconds=self.delay)
+            columns["due_at"] = now + timedelta(seconds=self.delay)
         elif self.status == Status.HELD:
             columns["queue_id"] = UNDELIVERABLE
             columns["held_from"] = F("queue")
@@ -85,13 +86,13 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         on its row), so that no person's mail is ever with two workers.
         """
         now, token = timezone.now(), uuid.uuid4()
-        if not self.filter(queue=queue).due(now).exists():
+        waiting = self.filter(queue=queue).due(now)
+        if not waiting.values("id")[:1]:  # in order, so that it reads the index and nothing else
             return []  # without a write transaction, which would keep others waiting
         with transaction.atomic(using=self.db):
             row = Queue.objects.using(self.db).select_for_update(no_key=True).get(name=queue)
             if row.paused:
                 return []
-            waiting = self.filter(queue=queue).due(now)
             busy = self.filter(queue=queue).claimed().exclude(person="").values("person")
             ids = list(waiting.exclude(person__in=busy).values_list("id", flat=True)[:limit])
             self.filter(id__in=ids).update(
@@ -110,9 +111,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
         Raise ClaimLost, and change nothing, if any of them is no longer ours.
         """
+        now = timezone.now()
         groups: dict[tuple[Any, ...], list[int]] = {}
         for delivery, outcome in outcomes.items():
-            alike = (delivery.claim, *sorted(outcome.columns().items(), key=lambda pair: pair[0]))
+            alike = (delivery.claim, *sorted(outcome.columns(now).items(), key=itemgetter(0)))
             groups.setdefault(alike, []).append(delivery.id)
         with transaction.atomic(using=self.db):
             for (claim, *columns), ids in groups.items():
