@@ -1,0 +1,638 @@
+"""The tables: what is claimed, in which order, by whom, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.core.files.storage import storages
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from mailapp.errors import ClaimLost
+from mailapp.models import (
+    INCOMING,
+    OUTGOING,
+    UNDELIVERABLE,
+    Attempt,
+    Conversation,
+    Delivery,
+    Handler,
+    Message,
+    NewMail,
+    Process,
+    Queue,
+    RawMessage,
+    Transition,
+)
+from mailapp.models.delivery import Outcome
+
+Status = Delivery.Status
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def worker(process) -> Process:
+    return process("worker")
+
+
+@pytest.fixture
+def claim(worker) -> Callable[..., list[Delivery]]:
+    def run(limit: int = 50, by: Process = worker, queue: str = INCOMING) -> list[Delivery]:
+        return Delivery.objects.claim(queue, by, limit)
+
+    return run
+
+
+@pytest.fixture
+def in_status(delivery, claim) -> Callable[[Status], Delivery]:
+    """Bring a delivery into a status by the way that mail takes."""
+
+    def make(status: Status) -> Delivery:
+        stored = delivery()
+        if status == Status.QUEUED:
+            return stored
+        [claimed] = claim()
+        if status != Status.CLAIMED:
+            Delivery.objects.settle({claimed: Outcome(status=status, delay=3600)})
+        return Delivery.objects.get(pk=stored.pk)
+
+    return make
+
+
+def waits_until(when: Any, **of: Any) -> None:
+    Delivery.objects.filter(**of).update(due_at=when)
+
+
+class TestClaim:
+    def test_takes_what_is_due_in_order_of_arrival(self, message, claim):
+        stored = [message(sender=f"{n}@client.test").deliveries.get() for n in (3, 1, 2)]
+
+        assert claim() == stored
+
+    def test_takes_no_more_than_the_limit(self, message, claim):
+        message(recipients=["a@example.com", "b@example.com", "c@example.com"])
+
+        assert [row.recipient for row in claim(limit=2)] == ["a@example.com", "b@example.com"]
+
+    def test_leaves_what_is_due_later(self, delivery, claim):
+        delivery()
+        waits_until(timezone.now() + timedelta(seconds=60))
+
+        assert claim() == []
+
+    def test_leaves_the_mail_of_other_queues(self, delivery, claim):
+        delivery(queue=OUTGOING)
+
+        assert claim(queue=INCOMING) == []
+
+    def test_gives_nothing_from_a_paused_queue(self, delivery, claim):
+        delivery()
+        queue = Queue.objects.get(name=INCOMING)
+        queue.pause()
+
+        assert claim() == []
+
+        queue.resume()
+        assert len(claim()) == 1
+
+    def test_says_who_has_it_and_counts_the_attempt(self, delivery, claim, worker):
+        delivery()
+
+        [claimed] = claim()
+
+        assert claimed.status == Status.CLAIMED
+        assert claimed.claimed_by == worker
+        assert claimed.attempts == 1
+        assert claimed.due_at is None
+
+    def test_leaves_a_person_whose_mail_is_in_hand(self, delivery, claim, process):
+        delivery(sender="one@client.test")
+        [first] = claim()
+        delivery(sender="ONE@client.test")
+        other = delivery(sender="two@client.test")
+
+        assert claim(by=process()) == [other]
+
+        Delivery.objects.settle({first: Outcome(status=Status.DONE)})
+        assert len(claim()) == 1
+
+    def test_takes_mail_of_nobody_while_other_mail_of_nobody_is_in_hand(self, delivery, claim):
+        delivery(sender="")
+        claim()
+        other = delivery(sender="")
+
+        assert claim() == [other]
+
+    def test_takes_a_persons_mail_of_one_queue_while_another_queue_has_some(self, delivery, claim):
+        delivery()
+        claim()
+        other = delivery(queue=OUTGOING)
+
+        assert claim(queue=OUTGOING) == [other]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRace:
+    def test_two_claimers_never_get_the_same_delivery(self, message, process, together):
+        message(recipients=[f"{n}@example.com" for n in range(60)], sender="")
+
+        claims = [partial(Delivery.objects.claim, INCOMING, process(), 40) for _ in range(2)]
+
+        first, second = together(*claims)
+
+        assert len(first) + len(second) == 60
+        assert not {row.id for row in first} & {row.id for row in second}
+
+    def test_one_persons_mail_is_never_with_two_claimers(self, message, process, together):
+        for _ in range(8):
+            for person in range(6):
+                message(sender=f"{person}@client.test")
+        watch = Watch()
+
+        together(*[partial(watch.work, process()) for _ in range(4)])
+
+        assert watch.broken == []
+        assert set(watch.worked.values()) == {1}
+        assert len(watch.worked) == 48
+
+    def test_late_claimer_and_its_successor_never_both_settle(self, delivery, process, together):
+        delivery()
+        slow = process()
+        [claimed] = Delivery.objects.claim(INCOMING, slow, 1)
+        slow.stop()
+
+        def settle() -> str:
+            try:
+                Delivery.objects.settle({claimed: Outcome(status=Status.DONE)})
+            except ClaimLost:
+                return "lost"
+            return "settled"
+
+        outcome, released = together(settle, Delivery.objects.release_dead)
+
+        assert (outcome, released) in {("settled", 0), ("lost", 1)}
+        assert Attempt.objects.count() == 1
+
+
+class Watch:
+    """Works a queue in several threads and notes when two of them hold one person's mail."""
+
+    def __init__(self) -> None:
+        self.worked: Counter[int] = Counter()
+        self.broken: list[str] = []
+        self._in_hand: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def work(self, process: Process) -> None:
+        while Delivery.objects.exclude(status=Status.DONE).exists():
+            claimed = Delivery.objects.claim(INCOMING, process, 3)
+            people = {row.person for row in claimed}
+            with self._lock:
+                self._in_hand.update(people)
+                self.broken += [person for person in people if self._in_hand[person] > 1]
+            with self._lock:
+                self.worked.update(row.id for row in claimed)
+                self._in_hand.subtract(people)
+            Delivery.objects.settle({row: Outcome(status=Status.DONE) for row in claimed})
+
+
+class TestSettle:
+    @pytest.mark.parametrize("status", [Status.DONE, Status.FAILED])
+    def test_writes_the_end_with_one_attempt(self, delivery, claim, worker, status):
+        delivery()
+        [claimed] = claim()
+
+        Delivery.objects.settle({claimed: Outcome(status=status, reply="2 x", error="trace")})
+
+        row = Delivery.objects.get()
+        assert (row.status, row.reply, row.claim, row.claimed_by) == (status, "2 x", None, None)
+        attempt = row.attempt_set.get()
+        assert (attempt.number, attempt.process, attempt.outcome) == (1, worker, status)
+        assert (attempt.reply, attempt.error) == ("2 x", "trace")
+
+    def test_defers_by_the_delay(self, delivery, claim):
+        delivery()
+        [claimed] = claim()
+        before = timezone.now()
+
+        Delivery.objects.settle({claimed: Outcome(status=Status.DEFERRED, delay=60)})
+
+        row = Delivery.objects.get()
+        assert row.status == Status.DEFERRED
+        assert before <= row.due_at - timedelta(seconds=60) <= timezone.now()
+
+    def test_holds_in_undeliverable_and_remembers_the_queue(self, delivery, claim):
+        delivery()
+        [claimed] = claim()
+
+        Delivery.objects.settle({claimed: Outcome(status=Status.HELD, reply="Nobody took it")})
+
+        row = Delivery.objects.get()
+        assert (row.status, row.queue_id, row.held_from_id) == ("held", UNDELIVERABLE, INCOMING)
+
+    def test_gives_each_delivery_its_own_end(self, message, claim):
+        message(recipients=["a@example.com", "b@example.com", "c@example.com"])
+        ends = {
+            row: Outcome(status=status, reply=row.recipient)
+            for row, status in zip(claim(), ["done", "held", "failed"], strict=True)
+        }
+
+        Delivery.objects.settle(ends)
+
+        rows = Delivery.objects.order_by("id")
+        assert [row.status for row in rows] == ["done", "held", "failed"]
+        assert all(row.reply == row.recipient for row in rows)
+
+    def test_changes_nothing_when_a_claim_is_lost(self, message, claim, process):
+        message(recipients=["a@example.com", "b@example.com"], sender="")
+        kept, lost = claim()
+        Process.objects.update(stopped_at=timezone.now())
+        Delivery.objects.filter(pk=lost.pk).release_dead()
+        [again] = claim(by=process())
+
+        with pytest.raises(ClaimLost):
+            Delivery.objects.settle(
+                {row: Outcome(status=Status.DONE, reply="late") for row in (kept, lost)}
+            )
+
+        assert set(Delivery.objects.values_list("claim", "reply")) == {
+            (kept.claim, ""),
+            (again.claim, ""),
+        }
+        assert not Attempt.objects.exclude(outcome=Attempt.LOST).exists()
+
+    def test_second_settle_is_refused(self, delivery, claim):
+        delivery()
+        [claimed] = claim()
+        Delivery.objects.settle({claimed: Outcome(status=Status.DONE)})
+
+        with pytest.raises(ClaimLost):
+            Delivery.objects.settle({claimed: Outcome(status=Status.FAILED)})
+
+        assert Delivery.objects.get().status == Status.DONE
+        assert Attempt.objects.count() == 1
+
+    def test_claim_that_is_given_back_is_due_and_not_counted(self, delivery, claim):
+        delivery()
+        [claimed] = claim()
+
+        Delivery.objects.give_back([claimed])
+
+        [again] = claim()
+        assert again.attempts == 1
+        assert not Attempt.objects.exists()
+
+
+class TestReleaseDead:
+    def test_claims_of_a_process_that_stopped_are_due_again(self, delivery, claim, worker):
+        delivery()
+        claim()
+        worker.stop()
+
+        assert Delivery.objects.release_dead() == 1
+
+        assert Delivery.objects.due().get().status == Status.QUEUED
+        lost = Attempt.objects.get()
+        assert (lost.number, lost.outcome, lost.process) == (1, Attempt.LOST, worker)
+
+    def test_next_try_after_a_lost_one_has_the_next_number(self, delivery, claim, worker, process):
+        delivery()
+        claim()
+        worker.stop()
+        Delivery.objects.release_dead()
+
+        [again] = claim(by=process())
+        Delivery.objects.settle({again: Outcome(status=Status.DONE)})
+
+        assert list(Attempt.objects.values_list("number", "outcome")) == [(1, "lost"), (2, "done")]
+
+    def test_claims_of_a_process_that_fell_silent_are_due_again(self, delivery, claim, settings):
+        delivery()
+        claim()
+        silence = timedelta(seconds=settings.MAIL.get("DEAD_AFTER_SECONDS", 30) + 1)
+        Process.objects.update(heartbeat_at=timezone.now() - silence)
+
+        assert Delivery.objects.release_dead() == 1
+
+    def test_claims_whose_process_is_forgotten_are_due_again(self, delivery, claim, worker):
+        delivery()
+        claim()
+        worker.delete()
+
+        assert Delivery.objects.release_dead() == 1
+
+    def test_claims_of_a_living_process_stay(self, delivery, claim, worker):
+        delivery()
+        [claimed] = claim()
+
+        assert Delivery.objects.release_dead() == 0
+
+        assert Delivery.objects.get().claim == claimed.claim
+
+    def test_mail_of_the_person_goes_on(self, delivery, claim, worker, process):
+        delivery()
+        claim()
+        delivery()
+        worker.stop()
+        Delivery.objects.release_dead()
+
+        assert len(claim(by=process())) == 2
+
+
+OPERATOR = {
+    "retry": lambda rows: rows.retry(),
+    "hold": lambda rows: rows.hold("Wait"),
+    "release": lambda rows: rows.release(),
+    "discard": lambda rows: rows.discard("Not wanted"),
+}
+BECOMES = {
+    "retry": {"held": "queued", "failed": "queued", "deferred": "queued"},
+    "hold": {"queued": "held", "deferred": "held"},
+    "release": {"held": "queued"},
+    "discard": {"queued": "failed", "deferred": "failed", "held": "failed"},
+}
+
+
+class TestOperator:
+    @pytest.mark.parametrize("status", Status)
+    @pytest.mark.parametrize("verb", OPERATOR)
+    def test_verb_moves_only_what_it_may(self, in_status, verb, status):
+        row = in_status(status)
+        becomes = BECOMES[verb].get(status)
+
+        changed = OPERATOR[verb](Delivery.objects.all())
+
+        assert changed == (1 if becomes else 0)
+        row.refresh_from_db()
+        assert row.status == (becomes or status)
+
+    @pytest.mark.parametrize("verb", ["retry", "release"])
+    def test_what_was_held_goes_back_to_the_queue_it_came_from(self, in_status, claim, verb):
+        in_status(Status.HELD)
+
+        OPERATOR[verb](Delivery.objects.all())
+
+        [again] = claim()
+        assert (again.queue_id, again.held_from_id) == (INCOMING, None)
+
+    def test_operator_hold_leaves_it_in_its_queue_and_release_makes_it_due(self, delivery, claim):
+        delivery()
+        Delivery.objects.hold("Wait")
+
+        assert Delivery.objects.get().queue_id == INCOMING
+        assert claim() == []
+
+        Delivery.objects.release()
+        assert len(claim()) == 1
+
+    def test_retry_begins_a_new_series_and_keeps_the_number_of_attempts(self, in_status, claim):
+        in_status(Status.FAILED)
+
+        Delivery.objects.retry()
+
+        [again] = claim()
+        assert (again.attempts, again.attempts_before) == (2, 1)
+
+    def test_discarded_mail_can_be_retried_where_it_came_from(self, in_status, claim):
+        in_status(Status.HELD)
+        Delivery.objects.discard("Not wanted")
+
+        Delivery.objects.retry()
+
+        assert claim()[0].queue_id == INCOMING
+
+    def test_verbs_work_on_a_selection(self, message):
+        message(recipients=["a@example.com", "b@example.com"])
+
+        Delivery.objects.filter(recipient="a@example.com").hold("Wait")
+
+        assert dict(Delivery.objects.values_list("recipient", "status")) == {
+            "a@example.com": "held",
+            "b@example.com": "queued",
+        }
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {"due_at": None},
+            {"status": Status.DONE},
+            {"status": Status.CLAIMED, "due_at": None},
+            {"claim": "8e1ba6a4-3d9a-4c32-a1ee-0b0b3f2f4b8e"},
+        ],
+    )
+    def test_delivery_waits_or_is_claimed_or_neither(self, delivery, columns):
+        delivery()
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            Delivery.objects.update(**columns)
+
+    @pytest.mark.parametrize("columns", [{"content": None}, {"file": "a.eml"}])
+    def test_bytes_are_in_the_row_or_in_a_file(self, message, columns):
+        message()
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            RawMessage.objects.update(**columns)
+
+    def test_person_has_one_conversation_with_a_handler_under_a_key(self):
+        handler = Handler.objects.create(module="tests.none")
+        Conversation.objects.create(handler=handler, person="a@client.test", key="k")
+        Conversation.objects.create(handler=handler, person="a@client.test", key="l")
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            Conversation.objects.create(handler=handler, person="a@client.test", key="k")
+
+    def test_each_attempt_has_a_number_of_its_own(self, in_status):
+        row = in_status(Status.DONE)
+        attempt = row.attempt_set.get()
+        attempt.pk = None
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            attempt.save(force_insert=True)
+
+    def test_history_outlives_the_delivery_that_caused_it(self, in_status):
+        handler = Handler.objects.create(module="tests.none")
+        conversation = Conversation.objects.create(handler=handler, person="a@client.test")
+        row = in_status(Status.DONE)
+        conversation.transitions.create(delivery=row, from_state="START", to_state="NEXT")
+
+        row.message.delete()
+
+        assert Transition.objects.get().delivery is None
+
+
+class TestStore:
+    def test_bytes_are_kept_as_they_came(self, message):
+        raw = bytes(range(256)) * 4
+
+        assert Message.objects.get(pk=message(raw=raw).pk).raw == raw
+
+    def test_large_mail_is_kept_in_the_storage(self, message, settings):
+        settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 100}
+        raw = b"Subject: large\r\n\r\n" + b"x" * 100
+
+        row = RawMessage.objects.get(message=message(raw=raw))
+
+        assert row.content is None
+        assert storages["mail"].exists(row.file)
+        assert row.read() == raw
+
+    def test_many_recipients_share_one_message(self, message):
+        stored = message(recipients=[f"{n}@example.com" for n in range(1000)])
+
+        assert stored.deliveries.count() == 1000
+        assert (Message.objects.count(), RawMessage.objects.count()) == (1, 1)
+
+    def test_mail_that_came_in_belongs_to_its_folded_sender(self, delivery):
+        assert delivery(sender="Reader@CLIENT.test").person == "reader@client.test"
+
+    def test_mail_composed_here_belongs_to_nobody(self, delivery):
+        assert delivery(queue=OUTGOING, protocol="").person == ""
+
+    @pytest.mark.django_db(transaction=True)
+    def test_nothing_is_stored_when_one_mail_cannot_be(self):
+        good = NewMail(raw=b"\r\n", sender="", recipients=["a@example.com"])
+        bad = NewMail(raw=b"\r\n", sender="", recipients=["a@example.com"], queue="no such queue")
+
+        with pytest.raises(IntegrityError):
+            Message.objects.store([good, bad])
+
+        assert not Message.objects.exists()
+
+
+class TestQueryCount:
+    """However many mails: the same number of statements."""
+
+    @staticmethod
+    def statements(function: Callable[[], Any]) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            function()
+        return len(queries)
+
+    def test_of_store(self):
+        mail = NewMail(raw=b"\r\n", sender="", recipients=["a@example.com", "b@example.com"])
+
+        one = self.statements(lambda: Message.objects.store([mail]))
+        many = self.statements(lambda: Message.objects.store([mail] * 10))
+
+        assert one == many
+
+    def test_of_claim(self, message, claim):
+        message(recipients=[f"{n}@example.com" for n in range(41)], sender="")
+
+        one = self.statements(lambda: claim(limit=1))
+        many = self.statements(lambda: claim(limit=40))
+
+        assert one == many
+
+    @pytest.mark.parametrize("status", [Status.DONE, Status.DEFERRED, Status.HELD, Status.FAILED])
+    def test_of_settle(self, message, claim, status):
+        message(recipients=[f"{n}@example.com" for n in range(41)])
+        first, *rest = claim()
+
+        def settle(rows: list[Delivery]) -> None:
+            Delivery.objects.settle({row: Outcome(status=status, delay=60) for row in rows})
+
+        assert self.statements(lambda: settle([first])) == self.statements(lambda: settle(rest))
+
+    def test_of_the_bytes_of_a_batch(self, message, claim):
+        for _ in range(10):
+            message()
+        claimed = claim()
+
+        assert self.statements(lambda: [row.message.raw for row in claimed]) == 0
+
+    def test_nothing_is_locked_when_nothing_is_due(self, claim, worker):
+        with CaptureQueriesContext(connection) as queries:
+            claim()
+
+        [only] = queries
+        assert only["sql"].startswith("SELECT")
+
+
+class TestIndexes:
+    """On thousands of rows, of which few are due or claimed, as in earnest."""
+
+    @pytest.fixture
+    def plans(self, claim, message) -> str:
+        message(recipients=[f"{n}@example.com" for n in range(6000)], sender="")
+        ids = list(Delivery.objects.order_by("id").values_list("id", flat=True))
+        Delivery.objects.filter(id__in=ids[:5000]).update(status=Status.DONE, due_at=None)
+        for n, id in enumerate(ids[5000:5050]):
+            Delivery.objects.filter(id=id).update(person=f"{n}@client.test")
+        claim(limit=100)
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")
+        with CaptureQueriesContext(connection) as queries:
+            claim()
+        return "\n\n".join(
+            self.explain(query["sql"])
+            for query in queries
+            if query["sql"].startswith("SELECT") and "due_at" in query["sql"].split("WHERE")[-1]
+        )
+
+    @staticmethod
+    def explain(sql: str) -> str:
+        explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+        with connection.cursor() as cursor:
+            cursor.execute(f"{explain} {sql}")
+            return "\n".join(str(row[-1]) for row in cursor.fetchall())
+
+    def test_claim_finds_due_mail_in_order_by_the_index(self, plans):
+        assert plans.count("mailapp_due") == 2
+        assert not any(word in plans for word in ("Sort", "TEMP B-TREE", "Seq Scan", "SCAN "))
+
+    def test_claim_finds_the_people_in_hand_by_the_index(self, plans):
+        assert "mailapp_claimed" in plans
+
+
+@pytest.mark.django_db(transaction=True)
+class TestLocks:
+    @pytest.fixture(autouse=True)
+    def only_where_rows_are_locked(self):
+        if connection.vendor != "postgresql":
+            pytest.skip("SQLite locks the whole database for each writer")
+
+    def test_mail_comes_in_while_a_claim_holds_the_queue(self, delivery, claim, together):
+        delivery()
+
+        with transaction.atomic():
+            claim()
+            together(self.store_without_waiting)
+
+        assert Delivery.objects.count() == 2
+
+    def test_mail_comes_in_while_a_handler_moves_a_conversation(self, together):
+        handler = Handler.objects.create(module="tests.none")
+        conversation = Conversation.objects.create(handler=handler, person="reader@client.test")
+
+        with transaction.atomic():
+            Conversation.objects.filter(pk=conversation.pk).update(state="NEXT")
+            together(
+                self.store_without_waiting,
+                lambda: self.without_waiting(
+                    lambda: conversation.transitions.create(from_state="A", to_state="B")
+                ),
+            )
+
+        assert Delivery.objects.count() == 1
+
+    def store_without_waiting(self) -> None:
+        mail = NewMail(raw=b"\r\n", sender="", recipients=["you@example.com"])
+        self.without_waiting(lambda: Message.objects.store([mail]))
+
+    @staticmethod
+    def without_waiting(function: Callable[[], Any]) -> None:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+            function()
