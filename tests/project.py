@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import dj_database_url
 from django.db import connections, models
 
 from tests.waiting import DEADLINE, wait_until
@@ -95,7 +96,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that all it starts can be found
+                start_new_session=True,  # Ctrl-C is for pytest, which ends it
             )
 
     @property
@@ -109,24 +110,14 @@ class Program:
         assert text in self.output, f"{self.name} ended without {text!r}:\n{self.output}"
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, wait until it and all it started did, and return its exit code."""
+        """Ask it to end, wait until it did, and return its exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(DEADLINE)
-        wait_until(lambda: not self._group_lives())
-        return code
+        return self.process.wait(DEADLINE)
 
     def kill(self) -> None:
-        """End it and all it started without a warning."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End it without a warning; what it started is not told."""
+        self.process.kill()
         self.process.wait(DEADLINE)
-
-    def _group_lives(self) -> bool:
-        try:
-            os.killpg(self.process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
 
 
 class Project:
@@ -146,7 +137,8 @@ class Project:
         }
         self._programs: list[Program] = []
         self._alias = f"project-{uuid.uuid4().hex}"
-        self._connect(database_url)
+        database = {**connections.settings["default"], **dj_database_url.parse(database_url)}
+        connections.settings[self._alias] = database
 
     @property
     def caught(self) -> Path:
@@ -169,25 +161,33 @@ class Project:
         """Look into the project's database."""
         return model._default_manager.using(self._alias)
 
+    def processes(self) -> list[int]:
+        """The ids of all that runs for it, however it was started. Finds none without /proc."""
+        mark = f"RUN_DIR={self.folder}".encode()
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environment.read_bytes().split(b"\0"):
+                    found.append(int(environment.parent.name))
+        return found
+
     def close(self) -> None:
-        """End what still runs, and fail if anything printed a traceback."""
+        """End what still runs; fail if it does not, or if anything printed a traceback."""
         try:
             for program in reversed(self._programs):
                 if program.process.poll() is None:
                     program.stop()
+            wait_until(lambda: not self.processes())
         finally:
             for program in self._programs:
                 program.kill()
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             connections[self._alias].close()
             del connections[self._alias], connections.settings[self._alias]
         for program in self._programs:
             assert "Traceback" not in program.output, f"{program.name}:\n{program.output}"
-
-    def _connect(self, url: str) -> None:
-        import dj_database_url
-
-        database = {**connections.settings["default"], **dj_database_url.parse(url)}
-        connections.settings[self._alias] = database
 
 
 def _manage(
