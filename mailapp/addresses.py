@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import string
+import unicodedata
+
+from mailapp.errors import BadAddress
 
 _ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+# RFC 5321 4.5.3.1: octets, the angle brackets of a path not counted.
+_LOCAL_LIMIT = 64
+_DOMAIN_LIMIT = 255
+_ADDRESS_LIMIT = 254
+
+# RFC 5321 4.1.2, with RFC 6531 3.3 where a part may hold more than ASCII.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+# The grammar has no colon, but addresses do, and nothing here gives it a meaning.
+_UTF8_ATOM = r"(?:[A-Za-z0-9!#$%&'*+/:=?^_`{|}~-]|[^\x00-\x7f])+"
+_QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~]|[^\x00-\x7f])*"'
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LOCAL = rf"(?:{_UTF8_ATOM}(?:\.{_UTF8_ATOM})*|{_QUOTED})"
+_ROUTE = r"(?:@[^\s:,@<>]+(?:,@[^\s:,@<>]+)*:)?"
+
+_PLAIN = re.compile(rf"<({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)>")
+_PATH = re.compile(rf"<{_ROUTE}(?P<local>{_LOCAL})(?:@(?P<domain>\[[!-Z^-~]+\]|[^\s@<>\[\]]+))?>")
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def fold(address: str) -> str:
@@ -24,3 +47,85 @@ def split(address: str) -> tuple[str, str]:
     """
     local, at, domain = address.rpartition("@")
     return (local, domain) if at else (address, "")
+
+
+def take_path(text: str) -> tuple[str, str]:
+    """Read the path that `text` begins with; return its address and what follows it.
+
+    The domain comes back in lower case, as A-labels; a source route is dropped, as RFC 5321
+    appendix C asks; `<>` is "", and a local part alone keeps no `@`. Raise BadAddress otherwise.
+
+    >>> take_path("<Ann@Example.COM> SIZE=100")
+    ('Ann@example.com', ' SIZE=100')
+    """
+    if text.startswith("<>"):
+        return "", text[2:]
+    plain = _PLAIN.match(text)
+    if plain is not None:
+        local, domain = plain[1], plain[2].lower()
+        end = plain.end()
+    else:
+        local, domain, end = _take_unusual_path(text)
+    address = f"{local}@{domain}" if domain else local
+    if len(address) > _LOCAL_LIMIT or not address.isascii():
+        _check_lengths(local, domain)
+    return address, text[end:]
+
+
+def _take_unusual_path(text: str) -> tuple[str, str, int]:
+    path = _PATH.match(text)
+    if path is None or not path["local"].isprintable():
+        raise BadAddress
+    local, domain = unicodedata.normalize("NFC", path["local"]), path["domain"] or ""
+    if domain.startswith("["):
+        domain = _literal(domain)
+    elif domain:
+        domain = a_labels(domain)
+    return local, domain, path.end()
+
+
+def _check_lengths(local: str, domain: str) -> None:
+    local_octets, domain_octets = len(local.encode()), len(domain)
+    if (
+        local_octets > _LOCAL_LIMIT
+        or domain_octets > _DOMAIN_LIMIT
+        or local_octets + 1 + domain_octets > _ADDRESS_LIMIT
+    ):
+        raise BadAddress("too long")
+
+
+def _literal(text: str) -> str:
+    inner = text[1:-1]
+    kind = ipaddress.IPv4Address
+    if inner[:5].lower() == "ipv6:":
+        inner, kind = inner[5:], ipaddress.IPv6Address  # type: ignore[assignment]
+    try:
+        kind(inner)
+    except ValueError as error:
+        raise BadAddress from error
+    return text.lower()
+
+
+def a_labels(domain: str) -> str:
+    """Return a domain in lower-case ASCII, its U-labels as A-labels; raise BadAddress otherwise.
+
+    Mapped as UTS 46 does without its transitional exceptions, so `ß` stays itself.
+
+    >>> a_labels("ＥＸＡＭＰＬＥ.com"), a_labels("bücher.example")
+    ('example.com', 'xn--bcher-kva.example')
+    """
+    if not domain.isascii():
+        mapped = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", domain).lower())
+        domain = ".".join(_a_label(label) for label in re.split("[.\u3002]", mapped))
+    if not _DOMAIN.fullmatch(domain):
+        raise BadAddress
+    return domain.lower()
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    allowed = all(unicodedata.category(char)[0] in "LMN" or char == "-" for char in label)
+    if not allowed or unicodedata.category(label[0])[0] == "M":
+        raise BadAddress
+    return "xn--" + label.encode("punycode").decode("ascii")

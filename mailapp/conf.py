@@ -63,6 +63,15 @@ def _are_positive(value: list[float]) -> str | None:
     return None if value and all(item > 0 for item in value) else "needs positive numbers"
 
 
+def _is_one_of(*words: str) -> Callable[[str], str | None]:
+    return lambda value: None if value in words else f"must be one of {', '.join(words)}"
+
+
+def _is_recipient_limit(value: int) -> str | None:
+    # More commands at once than fit into the buffers of both sides could block both for good.
+    return None if 0 < value <= 1000 else "must be between 1 and 1000"
+
+
 def _are_hosts(value: list[str]) -> str | None:
     if not value:
         return "needs at least one domain"
@@ -115,6 +124,22 @@ class MailSettings:
     MAX_MESSAGE_SIZE: int = _setting(
         25 * 1024 * 1024, "The largest message that is taken in.", _is_positive
     )
+    BARE_LINE_ENDS: str = _setting(
+        "refuse",
+        "What becomes of a mail with a bare CR or LF: `refuse` or `normalise`.",
+        _is_one_of("refuse", "normalise"),
+    )
+    GREET_SECONDS: float = _setting(
+        0.01, "Wait before the greeting; who talks meanwhile is refused.", _is_positive
+    )
+    MAX_RECIPIENTS: int = _setting(100, "Recipients of one transaction.", _is_positive)
+    MAX_ERRORS: int = _setting(
+        20, "Commands that may be refused in a session without a mail in between.", _is_positive
+    )
+    MAX_JUNK_COMMANDS: int = _setting(
+        100, "Greetings, NOOP, RSET, VRFY and HELP in a session without a mail.", _is_positive
+    )
+    MAX_COMMANDS: int = _setting(100_000, "Commands in one session.", _is_positive)
     INLINE_SIZE: int = _setting(
         1024 * 1024,
         "Messages up to this size live in the database, larger ones in the storage `mail`.",
@@ -133,6 +158,14 @@ class MailSettings:
         "Waits between the tries of a handler; after the last the delivery is held.",
         _are_positive,
     )
+    RELAY_CONNECTIONS: int = _setting(
+        4, "Connections that the relay keeps to the smart host at once.", _is_positive
+    )
+    RELAY_RECIPIENTS: int = _setting(
+        100,
+        "Recipients of one transaction with the smart host; RFC 5321 makes it take 100.",
+        _is_recipient_limit,
+    )
     RELAY_RETRY_SECONDS: list[float] = _setting(
         [60, 120, 300, 600, 1200, 2400, 3600],
         "Waits between the tries of the relay; the last repeats until `RELAY_GIVE_UP_SECONDS`.",
@@ -142,7 +175,17 @@ class MailSettings:
         5 * 86400, "Age at which an undelivered outgoing mail fails.", _is_positive
     )
     RELAY_TIMEOUT: float = _setting(
-        60, "How long the relay waits for one reply of the smart host.", _is_positive
+        60,
+        "How long the relay waits for one reply; ten times as long for that to a whole mail.",
+        _is_positive,
+    )
+    RELAY_IDLE_SECONDS: float = _setting(
+        10, "How long the relay keeps a connection open without mail to send.", _is_positive
+    )
+    RELAY_REST_SECONDS: list[float] = _setting(
+        [1, 2, 5, 10, 30, 60],
+        "How long a smart host in trouble is left alone, longer each time; the last repeats.",
+        _are_positive,
     )
     POLL_SECONDS: float = _setting(
         5, "How often a worker looks for due mail when nothing wakes it.", _is_positive
@@ -151,7 +194,9 @@ class MailSettings:
         5, "How often a process says that it is alive.", _is_positive
     )
     DEAD_AFTER_SECONDS: float = _setting(
-        30, "Silence after which a process counts as dead and its claims are released.", _is_positive
+        30,
+        "Silence after which a process counts as dead and its claims are released.",
+        _is_positive,
     )
     DRAIN_SECONDS: float = _setting(
         30, "How long a process may finish its work after SIGTERM.", _is_positive
@@ -187,8 +232,10 @@ def _type_problem(value: Any, wanted: Any) -> str | None:
     return None
 
 
-def problems(values: Mapping[str, Any]) -> list[str]:
+def problems(values: Any) -> list[str]:
     """Say what is wrong with a `MAIL` dict, a sentence for each fault."""
+    if not isinstance(values, Mapping):
+        return [f"MAIL must be a dict, not {type(values).__name__}"]
     known = {f.name: f for f in fields(MailSettings)}
     hints = typing.get_type_hints(MailSettings)
     found = []

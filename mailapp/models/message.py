@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from django.core.files.base import ContentFile
+from django.core.files import File
 from django.core.files.storage import storages
 from django.db import models, transaction
 from django.utils import timezone
@@ -34,6 +35,13 @@ class NewMail:
     helo: str = ""
     tls: str = ""
     cause: int | None = None  #: id of the Delivery whose handler sent this
+    file: str = ""  #: name in the storage `mail`; `raw` is then only the beginning of the file
+    file_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Octets of the whole mail."""
+        return self.file_size if self.file else len(self.raw)
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
@@ -49,9 +57,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         with transaction.atomic(using=self.db):
             messages = self.bulk_create([Message.from_mail(mail) for mail in mails])
             RawMessage.objects.using(self.db).bulk_create(
-                RawMessage(message=message, content=mail.raw)
-                if len(mail.raw) <= limit
-                else RawMessage(message=message, file=_to_storage(mail.raw))
+                RawMessage(message=message, file=mail.file or keep_large(BytesIO(mail.raw)))
+                if mail.size > limit or mail.file
+                else RawMessage(message=message, content=mail.raw)
                 for message, mail in zip(messages, mails, strict=True)
             )
             Delivery.objects.using(self.db).bulk_create(
@@ -62,8 +70,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return messages
 
 
-def _to_storage(raw: bytes) -> str:
-    return storages["mail"].save(timezone.now().strftime("%Y/%m/%d/mail.eml"), ContentFile(raw))
+def keep_large(content: BinaryIO) -> str:
+    """Put the bytes of a large mail into the storage `mail`; return its name there."""
+    return storages["mail"].save(timezone.now().strftime("%Y/%m/%d/mail.eml"), File(content))
 
 
 def _deliveries(message: Message, mail: NewMail) -> list[Delivery]:
@@ -120,7 +129,7 @@ class Message(models.Model):
         head = mime.head_columns(mail.raw)
         return cls(
             sender=mail.sender,
-            size=len(mail.raw),
+            size=mail.size,
             protocol=mail.protocol,
             peer=mail.peer,
             helo=mail.helo,

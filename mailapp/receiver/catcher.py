@@ -1,0 +1,72 @@
+"""A private mail catcher for development: takes everything from this machine into a Maildir."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import mailbox
+import signal
+from collections.abc import Callable
+from typing import BinaryIO
+
+from mailapp.conf import Endpoint, MailSettings, mail_settings
+from mailapp.models import NewMail
+
+from . import replies
+from .listener import Listener
+from .server import event_loop, listening
+
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+def run(on_ready: Callable[[str], None] = print) -> None:
+    """Catch mail until SIGTERM or SIGINT. Raise PortTaken."""
+    with event_loop() as runner:
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            runner.get_loop().add_signal_handler(number, stopping.set)
+        runner.run(catch(mail_settings(), stopping, on_ready))
+
+
+async def catch(
+    settings: MailSettings, stopping: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Serve the catcher until `stopping` is set."""
+    destination = MaildirDestination(settings.CATCHER_QUEUE)
+    listener = Listener(settings, destination, only_from=LOOPBACK)
+    async with listening(listener, Endpoint.parse(settings.CATCHER)) as place:
+        on_ready(place)
+        await stopping.wait()
+
+
+class MaildirDestination:
+    """Writes each mail to a Maildir, with its envelope in trace fields on top."""
+
+    def __init__(self, path: str) -> None:
+        self._maildir = mailbox.Maildir(path, create=True)
+
+    def unavailable(self) -> bytes | None:
+        """It always takes mail."""
+        return None
+
+    def refusal(self, recipient: str) -> bytes | None:
+        """It takes mail for everybody."""
+        return None
+
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+        """Write a mail to its own file; it is on disk before it has a name in `new`."""
+        await asyncio.to_thread(self._write, mail, spool)
+        return replies.STORED
+
+    def _write(self, mail: NewMail, spool: BinaryIO | None) -> None:
+        content = mail.raw
+        if spool is not None:
+            spool.seek(0)
+            content = spool.read()
+        self._maildir.add(_envelope(mail) + content.replace(b"\r\n", b"\n"))
+
+
+def _envelope(mail: NewMail) -> bytes:
+    lines = [f"Return-Path: <{mail.sender}>"]
+    lines += [f"Delivered-To: {recipient}" for recipient in mail.recipients]
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,123 @@
+"""The content of a mail, from the 354 to its true end. Pure: bytes in, bytes out.
+
+Content ends at CR LF . CR LF and nowhere else, however the bytes are cut into segments.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import BinaryIO
+
+END = b"\r\n.\r\n"
+_CONTEXT = 2  # octets kept before those not yet taken: they tell whether a line begins there
+_MAX_HOPS = 50
+_RECEIVED = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+_ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class DataReader:
+    """Takes content in pieces, to its true end.
+
+    Content that does not fit in `memory` octets is written to a spool as it comes in. What is
+    over `limit`, or `malformed`, is read to its end but not kept.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        memory: int,
+        make_spool: Callable[[], BinaryIO] = io.BytesIO,
+        normalise: bool = False,
+    ) -> None:
+        self.content = b""  #: all of it, or its beginning when there is a spool
+        self.spool: BinaryIO | None = None
+        self.size = 0  #: octets of content, without the dots that were doubled for the wire
+        self.malformed = False  #: has a NUL, or a bare CR or LF that was not normalised
+        self._limit = limit
+        self._memory = max(memory, len(END))  # so that no cut falls into a beginning of the end
+        self._make_spool = make_spool
+        self._normalise = normalise
+        self._buffer = bytearray(b"\r\n")  # after the 354 a line begins
+
+    @property
+    def too_big(self) -> bool:
+        """True when the content is longer than the limit."""
+        return self.size > self._limit
+
+    @property
+    def endless(self) -> bool:
+        """True when more than twice the limit has come in, and no end."""
+        return self.size + len(self._buffer) > 2 * self._limit + _CONTEXT + len(END)
+
+    def feed(self, piece: bytes) -> bytes | None:
+        """Take the next bytes; return what follows the end, or None while it is yet to come."""
+        buffer = self._buffer
+        searched = max(len(buffer) - len(END) + 1, 0)
+        buffer += piece
+        end = buffer.find(END, searched)
+        if end >= 0:
+            rest = bytes(buffer[end + len(END) :])
+            self._keep(self._take(end + 2))
+            return rest
+        if len(buffer) > self._memory:
+            block = self._take(self._safe_cut())
+            if self.spool is None and not self._is_refused:
+                self.spool = self._make_spool()
+            self._keep(block)
+        return None
+
+    def close(self) -> None:
+        """Forget the spool."""
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+
+    @property
+    def _is_refused(self) -> bool:
+        return self.malformed or self.too_big
+
+    def _safe_cut(self) -> int:
+        """Where the buffer can be parted: behind a line, else anywhere but behind a CR."""
+        line_end = self._buffer.rfind(b"\r\n", _CONTEXT)
+        if line_end >= 0:
+            return line_end + 2
+        return len(self._buffer) - self._buffer.endswith(b"\r")
+
+    def _take(self, cut: int) -> bytes:
+        """Remove the octets before `cut` from the buffer; return them checked and undotted."""
+        with memoryview(self._buffer) as view:
+            block = view[_CONTEXT:cut].tobytes()
+        if self._buffer.find(b"\r\n.", 0, cut) >= 0:
+            block = bytes(self._buffer[:cut]).replace(b"\r\n.", b"\r\n")[_CONTEXT:]
+        del self._buffer[: cut - _CONTEXT]
+        line_ends = block.count(b"\r\n")
+        if b"\0" in block:
+            self.malformed = True
+        elif block.count(b"\n") != line_ends or block.count(b"\r") != line_ends:
+            if self._normalise:
+                return _ANY_LINE_END.sub(b"\r\n", block)
+            self.malformed = True
+        return block
+
+    def _keep(self, block: bytes) -> None:
+        self.size += len(block)
+        if self._is_refused:
+            self.content = b""
+            self.close()
+        elif self.spool is not None:
+            self.spool.write(block)
+            self.content = self.content or block
+        else:
+            self.content = block
+
+
+def has_too_many_hops(content: bytes) -> bool:
+    """Say whether the head holds more than 50 Received fields: the mail goes in a circle."""
+    end = content.find(b"\r\n\r\n")
+    end = len(content) if end < 0 else end
+    if content.count(b"\n", 0, end) < _MAX_HOPS:
+        return False
+    return len(_RECEIVED.findall(content, 0, end)) > _MAX_HOPS

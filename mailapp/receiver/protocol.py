@@ -1,0 +1,373 @@
+"""The dialogue with one client: commands in, replies out (RFC 5321)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import tempfile
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from aiosmtpd.smtp import SMTP
+
+from mailapp.addresses import fold, take_path
+from mailapp.errors import BadAddress
+from mailapp.models import NewMail
+
+from . import replies, tls
+from .data import DataReader, has_too_many_hops
+from .limits import is_in
+from .replies import Farewell, Refused
+from .transaction import Transaction, read_mail_parameters
+from .wire import HungUp, Wire
+
+if TYPE_CHECKING:
+    from .listener import Listener
+
+logger = logging.getLogger(__name__)
+
+_COMMAND_OCTETS = 512 + 2 * 64  # RFC 5321 4.5.3.1.4, and what SIZE, BODY and SMTPUTF8 add
+_TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
+_OTHER_PROTOCOLS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"}
+_NOT_IMPLEMENTED = {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN"}
+_JUNK = {"EHLO", "HELO", "HELP", "LHLO", "NOOP", "RSET", "VRFY"}
+
+
+class Dialogue(SMTP):
+    """One SMTP session.
+
+    aiosmtpd gives the convention that `smtp_X` is command X, and the exchanges of AUTH.
+    Reading, writing and every command of mail are our own.
+    """
+
+    COMMANDS: ClassVar[str] = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT BDAT STARTTLS"
+    GREETING: ClassVar[str] = "ESMTP"
+    wire: Wire
+    task: asyncio.Task[None]
+
+    def __init__(self, listener: Listener) -> None:
+        # SMTP.__init__ looks its own methods up by `inspect`: 0.25 ms for each connection.
+        self.loop = asyncio.get_running_loop()
+        asyncio.StreamReaderProtocol.__init__(self, None, loop=self.loop)  # type: ignore[arg-type]
+        self.listener = listener
+        self.settings = listener.settings
+        self.peer = ""  #: the address of the client; "" on a Unix socket
+        self.tls = ""  #: what protects the session; "" when nothing does
+        self.helo = ""
+        self.extended = False
+        self.transaction: Transaction | None = None
+        self.commands = self.errors = self.junk = 0
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.wire = Wire(self.loop, cast(asyncio.Transport, transport))
+        self.peer = _peer(transport)
+        self.tls = tls.facts(transport)
+        self.listener.sessions.add(self)
+        self.task = self.loop.create_task(self._handle_client())
+
+    def data_received(self, data: bytes) -> None:
+        self.wire.feed(data)
+
+    def pause_writing(self) -> None:
+        self.wire.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.wire.resume_writing()
+
+    def eof_received(self) -> bool:
+        self.wire.hang_up()
+        return not self.tls  # a client that half-closed still hears what became of its mail
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.listener.sessions.discard(self)
+        self.wire.hang_up()
+
+    # The course of a session.
+
+    async def _handle_client(self) -> None:
+        try:
+            await self._greet()
+            while True:
+                await self._obey(await self._next_line())
+        except Farewell as farewell:
+            await self.wire.take_leave(farewell.reply)
+        except HungUp:
+            pass
+        finally:
+            self.wire.close()
+
+    async def _greet(self) -> None:
+        only_from = self.listener.only_from
+        if only_from is not None and not is_in(self.peer, only_from):
+            raise Farewell(replies.NOT_FROM_THERE)
+        if await self.wire.hears_within(self.settings.GREET_SECONDS):
+            raise Farewell(replies.NOT_IN_SYNC)
+        self.wire.say(f"220 {self.listener.hostname} {self.GREETING}".encode())
+
+    async def _next_line(self) -> bytes:
+        if self.listener.draining and self.transaction is None:
+            raise Farewell(replies.SHUTTING_DOWN)
+        if not self.wire.waiting:
+            await self.wire.more()
+        if self.wire.waiting and self.wire.first == _TLS_HELLO:
+            raise Farewell(replies.NOT_SMTP)
+        return await self.wire.line()
+
+    async def _obey(self, line: bytes) -> None:
+        self.commands += 1
+        if self.commands > self.settings.MAX_COMMANDS:
+            raise Farewell(replies.TOO_MANY_COMMANDS)
+        try:
+            name, argument = _read_command(line)
+            await self._command(name, argument)
+        except Refused as refused:
+            self._refuse(refused.reply)
+        except BadAddress as error:
+            self._refuse(error.reply.encode())
+        except (Farewell, HungUp):
+            raise
+        except Exception:
+            self.wire.say(self._log_error())
+
+    async def _command(self, name: str, argument: str) -> None:
+        method = self.listener.methods.get(name)
+        if name in _JUNK:
+            self.junk += 1
+            if self.junk > self.settings.MAX_JUNK_COMMANDS:
+                raise Farewell(replies.TOO_MANY_COMMANDS)
+        if method is not None:
+            await method(self, argument)
+        elif name in _OTHER_PROTOCOLS:
+            raise Farewell(replies.NOT_SMTP)
+        elif name in _NOT_IMPLEMENTED:
+            raise Refused(replies.NOT_IMPLEMENTED)
+        else:
+            raise Refused(replies.UNKNOWN_COMMAND)
+
+    def _refuse(self, reply: bytes) -> None:
+        """Say no, and count it; raise Farewell when that was one error too many."""
+        self.errors += 1
+        if self.errors > self.settings.MAX_ERRORS:
+            raise Farewell(replies.TOO_MANY_ERRORS)
+        self.wire.say(reply)
+
+    def _log_error(self) -> bytes:
+        """Log the exception that is being handled under an id; return the reply with that id."""
+        number = secrets.token_hex(6)
+        logger.exception("Error %s in a session with %s", number, self.peer)
+        return replies.with_id(replies.LOCAL_ERROR, number)
+
+    # The commands.
+
+    async def smtp_EHLO(self, argument: str) -> None:
+        self._take_hello(argument)
+        self.extended = True
+        *lines, last = [self.listener.hostname, *self._extensions()]
+        self.wire.say(*(f"250-{line}".encode() for line in lines), f"250 {last}".encode())
+
+    async def smtp_HELO(self, argument: str) -> None:
+        self._take_hello(argument)
+        self.extended = False
+        self.wire.say(f"250 {self.listener.hostname}".encode())
+
+    def _take_hello(self, name: str) -> None:
+        if not name or not name.isascii():
+            raise Refused(replies.BAD_ARGUMENTS)
+        self.transaction = None
+        self.helo = name[:255]
+
+    def _extensions(self) -> list[str]:
+        words = [
+            f"SIZE {self.settings.MAX_MESSAGE_SIZE}",
+            "8BITMIME",
+            "PIPELINING",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+        ]
+        if self.listener.tls is not None and not self.tls:
+            words.append("STARTTLS")
+        return words
+
+    async def smtp_MAIL(self, argument: str) -> None:
+        if not self.helo:
+            raise Refused(replies.SAY_HELLO_FIRST)
+        if self.transaction is not None:
+            raise Refused(replies.NESTED_MAIL)
+        sender, rest = take_path(_after("FROM:", argument))
+        parameters = read_mail_parameters(rest, extended=self.extended)
+        if not (parameters.utf8 or argument.isascii()):
+            raise Refused(replies.NEEDS_SMTPUTF8)
+        if parameters.size > self.settings.MAX_MESSAGE_SIZE:
+            raise Refused(replies.TOO_BIG)
+        if busy := self.listener.destination.unavailable():
+            raise Refused(busy)
+        self.transaction = Transaction(sender, parameters.utf8)
+        self.wire.say(replies.SENDER_OK)
+
+    async def smtp_RCPT(self, argument: str) -> None:
+        transaction = self.transaction
+        if transaction is None:
+            raise Refused(replies.MAIL_FIRST)
+        recipient, rest = take_path(_after("TO:", argument))
+        if rest:
+            raise Refused(replies.UNKNOWN_PARAMETER if rest[0] == " " else replies.BAD_ARGUMENTS)
+        if not recipient:
+            raise Refused(replies.NULL_RECIPIENT)
+        if not (transaction.utf8 or argument.isascii()):
+            raise Refused(replies.NEEDS_SMTPUTF8)
+        if "@" not in recipient and fold(recipient) == "postmaster":  # RFC 5321 4.1.1.3
+            recipient = f"{recipient}@{self.settings.HOSTS[0]}"
+        if transaction.accepted >= self.settings.MAX_RECIPIENTS:
+            raise Refused(replies.TOO_MANY_RECIPIENTS)
+        if refusal := self.listener.destination.refusal(recipient):
+            raise Refused(refusal)
+        transaction.add(recipient)
+        self.wire.say(replies.RECIPIENT_OK)
+
+    async def smtp_DATA(self, argument: str) -> None:
+        if argument:
+            raise Refused(replies.BAD_ARGUMENTS)
+        transaction = self.transaction
+        if transaction is None:
+            raise Refused(replies.MAIL_FIRST)
+        if not transaction.accepted:
+            raise Refused(replies.RECIPIENT_FIRST)
+        if self.wire.waiting:
+            raise Farewell(replies.NOT_IN_SYNC)  # content that did not wait for the 354
+        self.wire.say(replies.START_DATA)
+        reader = DataReader(
+            self.settings.MAX_MESSAGE_SIZE,
+            memory=self.settings.INLINE_SIZE,
+            make_spool=tempfile.TemporaryFile,
+            normalise=self.settings.BARE_LINE_ENDS == "normalise",
+        )
+        try:
+            await self._read_content(reader)
+            reply = await self._store(transaction, reader)
+        finally:
+            self.transaction = None
+            reader.close()
+        self._answer_content(transaction, reply)
+
+    async def _read_content(self, reader: DataReader) -> None:
+        rest = None
+        while rest is None:
+            rest = reader.feed(await self.wire.piece())
+            if rest is None and reader.endless:
+                raise Farewell(replies.ENDLESS_CONTENT)
+        self.wire.give_back(rest)
+
+    async def _store(self, transaction: Transaction, reader: DataReader) -> bytes:
+        """Store the mail that was read, or refuse it; return the reply."""
+        if refusal := _content_refusal(reader):
+            if self.wire.waiting and not self.extended:
+                raise Farewell(refusal)  # HELO offers no pipelining, so what follows is no command
+            return refusal
+        mail = NewMail(
+            raw=reader.content,
+            sender=transaction.sender,
+            recipients=transaction.recipients,
+            protocol=self._protocol(transaction),
+            peer=self.peer,
+            helo=self.helo,
+            tls=self.tls,
+        )
+        return await self.listener.destination.store(mail, reader.spool)
+
+    def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
+        if not reply.startswith(b"250"):
+            return self._refuse(reply)
+        self.errors = self.junk = 0
+        return self.wire.say(reply)
+
+    def _protocol(self, transaction: Transaction) -> str:
+        """The word for the `with` of a Received field (RFC 3848, RFC 6531)."""
+        if not self.extended:
+            return "SMTP"
+        word = "UTF8SMTP" if transaction.utf8 else "ESMTP"
+        return f"{word}S" if self.tls else word
+
+    async def smtp_RSET(self, argument: str) -> None:
+        if argument:
+            raise Refused(replies.BAD_ARGUMENTS)
+        self.transaction = None
+        self.wire.say(replies.OK)
+
+    async def smtp_NOOP(self, argument: str) -> None:
+        self.wire.say(replies.OK)
+
+    async def smtp_VRFY(self, argument: str) -> None:
+        if not argument:
+            raise Refused(replies.BAD_ARGUMENTS)
+        self.wire.say(replies.CANNOT_VERIFY)
+
+    async def smtp_HELP(self, argument: str) -> None:
+        self.wire.say(replies.HELP)
+
+    async def smtp_QUIT(self, argument: str) -> None:
+        self.wire.say(replies.BYE)
+        raise HungUp
+
+    async def smtp_BDAT(self, argument: str) -> None:
+        # It is not offered, and the content that follows must not run as commands.
+        raise Farewell(replies.NOT_IMPLEMENTED)
+
+    async def smtp_STARTTLS(self, argument: str) -> None:
+        if argument:
+            raise Refused(replies.BAD_ARGUMENTS)
+        if self.tls:
+            raise Refused(replies.TLS_ALREADY)
+        if self.listener.tls is None:
+            raise Refused(replies.NOT_IMPLEMENTED)
+        self.wire.say(replies.START_TLS)
+        self.wire.flush()
+        self.wire.drop()  # what came in the clear must not count as said under TLS (RFC 3207 5)
+        transport = await self.loop.start_tls(
+            self.wire.transport, self, self.listener.tls, server_side=True
+        )
+        if transport is None:
+            raise HungUp
+        self.wire.transport = transport
+        self.tls = tls.facts(transport)
+        self.transaction, self.helo, self.extended = None, "", False
+
+
+def _read_command(line: bytes) -> tuple[str, str]:
+    """Return the name of a command in capitals and its argument; raise Refused or Farewell."""
+    if not line.endswith(b"\r\n"):
+        # A client that ends lines in its own way may mean other lines than we see.
+        raise Farewell(replies.BAD_LINE)
+    if len(line) > _COMMAND_OCTETS:
+        raise Refused(replies.LINE_TOO_LONG)
+    try:
+        text = line[:-2].decode()
+    except UnicodeDecodeError:
+        raise Refused(replies.BAD_LINE) from None
+    if not text.isprintable():
+        raise Refused(replies.BAD_LINE)
+    name, _, argument = text.partition(" ")
+    return name.upper(), argument.strip(" ")
+
+
+def _after(keyword: str, argument: str) -> str:
+    """Return what follows `FROM:` or `TO:`, and blanks that many clients put there."""
+    if argument[: len(keyword)].upper() != keyword:
+        raise Refused(replies.BAD_ARGUMENTS)
+    return argument[len(keyword) :].lstrip(" ")
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else ""
+
+
+def _content_refusal(reader: DataReader) -> bytes | None:
+    if reader.too_big:
+        return replies.TOO_BIG
+    if reader.malformed:
+        return replies.BARE_LINE_ENDS
+    if has_too_many_hops(reader.content):
+        return replies.TOO_MANY_HOPS
+    return None

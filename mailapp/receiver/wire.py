@@ -1,0 +1,168 @@
+"""One connection as bytes: lines and pieces that came in, replies that go out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from . import replies
+from .replies import Farewell
+
+LINGER_SECONDS = 2.0
+HIGH_WATER = 65536  # octets that may wait unread before the client has to
+LONGEST_LINE = 16384  # far above any command; who sends more without an end is no client
+
+
+class HungUp(Exception):
+    """The client will send no more."""
+
+
+class Wire:
+    """Both directions of one connection; a single task reads it and speaks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self._loop = loop
+        self._bytes = b""
+        self._used = 0
+        self._unsent: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._reading_paused = False
+        self._writing_paused = False
+        self._hung_up = False
+
+    # What the transport reports.
+
+    def feed(self, data: bytes) -> None:
+        """Take what came in."""
+        self._bytes = self._bytes[self._used :] + data if self.waiting else data
+        self._used = 0
+        if self._waiter is not None:
+            self._wake()
+        elif len(self._bytes) > HIGH_WATER and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def hang_up(self) -> None:
+        """Take it that no more will come."""
+        self._hung_up = True
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Take it that the client does not read what we say."""
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        """Take it that the client reads again."""
+        self._writing_paused = False
+        self._wake()
+
+    # What the task does.
+
+    @property
+    def waiting(self) -> int:
+        """How many octets are here and not used."""
+        return len(self._bytes) - self._used
+
+    @property
+    def first(self) -> int:
+        """The next octet; only when something waits."""
+        return self._bytes[self._used]
+
+    def drop(self) -> None:
+        """Forget what is here and not used."""
+        self._bytes, self._used = b"", 0
+
+    def give_back(self, rest: bytes) -> None:
+        """Put back what was taken by `piece` but belongs to whoever reads next."""
+        self._bytes, self._used = rest + self._bytes[self._used :], 0
+
+    async def hears_within(self, seconds: float) -> bool:
+        """Wait so long for the client to speak first; say whether it did."""
+        timer = self._loop.call_later(seconds, self._wake)
+        try:
+            await self.more()
+        finally:
+            timer.cancel()
+        return self.waiting > 0
+
+    async def line(self) -> bytes:
+        """Return the next line with its LF; raise Farewell when it has no end, or HungUp."""
+        while self._writing_paused:  # no more commands while the answers are not read
+            await self.more()
+        while True:
+            end = self._bytes.find(b"\n", self._used) + 1
+            if (end or len(self._bytes)) - self._used > LONGEST_LINE:
+                raise Farewell(replies.ENDLESS_LINE)
+            if end:
+                line = self._bytes[self._used : end]
+                self._used = end
+                return line
+            await self.more()
+
+    async def piece(self) -> bytes:
+        """Return whatever is here, at least one octet; raise HungUp."""
+        while not self.waiting:
+            await self.more()
+        piece = self._bytes[self._used :] if self._used else self._bytes
+        self.drop()
+        return piece
+
+    async def more(self) -> None:
+        """Wait until the client did something; raise HungUp when it ended."""
+        if self._hung_up:
+            raise HungUp
+        self.flush()
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def interrupt(self, reply: bytes) -> bool:
+        """End the wait for the client with a Farewell; False when nobody waits for it."""
+        if self._waiter is None or self._waiter.done():
+            return False
+        self._waiter.set_exception(Farewell(reply))
+        return True
+
+    def say(self, *lines: bytes) -> None:
+        """Send with the next flush, so that the replies to pipelined commands share a segment."""
+        self._unsent += lines
+
+    def flush(self) -> None:
+        """Send what was said."""
+        if self._unsent and not self.transport.is_closing():
+            self._unsent.append(b"")
+            self.transport.write(b"\r\n".join(self._unsent))
+        self._unsent.clear()
+
+    def close(self) -> None:
+        """Send what was said, and end."""
+        self.flush()
+        self.transport.close()
+
+    async def take_leave(self, reply: bytes) -> None:
+        """Say a last word and end, so that a client that is still sending gets to hear it.
+
+        Closing a socket on which something waits unread resets the connection, and what was
+        said is lost with it.
+        """
+        self.say(reply)
+        self.flush()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+            cut_off = self._loop.call_later(LINGER_SECONDS, self.transport.abort)
+            with contextlib.suppress(HungUp):
+                while True:
+                    self.drop()
+                    await self.more()
+            cut_off.cancel()
+        self.close()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,218 @@
+"""A receiver on a port of its own in this process, and a client that sends exact bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import BinaryIO
+
+from mailapp.conf import Endpoint, MailSettings
+from mailapp.models import NewMail
+from mailapp.receiver import replies
+from mailapp.receiver.listener import Destination, Listener
+from mailapp.receiver.server import event_loop, listening
+from mailapp.receiver.store import Recipients
+from mailapp.routing import Router, read_module
+from tests.integration import receiving_handlers
+from tests.waiting import DEADLINE
+
+HOSTS = ["example.com", "example.net"]
+
+
+def router() -> Router:
+    """A router that takes every address at our hosts but `nobody@…`."""
+    handler = read_module(receiving_handlers)
+    assert handler is not None
+    return Router([handler], hosts=HOSTS)
+
+
+class Shelf:
+    """A destination that keeps the mails of one listener in a list."""
+
+    def __init__(self) -> None:
+        self.mails: list[NewMail] = []
+        self.refusal = Recipients(router).refusal
+
+    def unavailable(self) -> bytes | None:
+        return None
+
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+        if spool is not None:
+            spool.seek(0)
+            mail = dataclasses.replace(mail, raw=spool.read())
+        self.mails.append(mail)
+        return replies.STORED
+
+
+@contextlib.asynccontextmanager
+async def opened(destination: Destination) -> AsyncIterator[Destination]:
+    """Wrap a destination that needs no opening."""
+    yield destination
+
+
+class Receiver:
+    """A listener that serves, in a thread with an event loop of its own."""
+
+    def __init__(
+        self,
+        destination: AbstractAsyncContextManager[Destination],
+        settings: MailSettings,
+        **options: object,
+    ) -> None:
+        self._destination = destination
+        self._settings = settings
+        self._options = options
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(DEADLINE), "the receiver did not start"
+
+    def _run(self) -> None:
+        with event_loop() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        async with self._destination as destination:
+            self.listener = Listener(self._settings, destination, **self._options)
+            async with listening(self.listener, Endpoint("127.0.0.1", 0)) as place:
+                self.port = Endpoint.parse(place).port
+                self._ready.set()
+                await self._stopping.wait()
+
+    def ask_to_stop(self) -> None:
+        """Do what SIGTERM does."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def stop(self) -> None:
+        """Drain and end."""
+        self.ask_to_stop()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the receiver did not end"
+
+    def connect(self) -> Client:
+        """Connect, without reading the greeting."""
+        return Client(self.port)
+
+    def greeted(self, hello: bytes = b"EHLO client.test") -> Client:
+        """Connect and say hello."""
+        client = self.connect()
+        client.read_reply()
+        client.ask(hello)
+        return client
+
+
+@contextlib.contextmanager
+def receiving(
+    destination: AbstractAsyncContextManager[Destination] | Destination | None = None,
+    *,
+    settings: MailSettings | None = None,
+    **options: object,
+) -> Iterator[Receiver]:
+    """Run a receiver within the body; without a destination it keeps mail on a Shelf."""
+    if not isinstance(destination, AbstractAsyncContextManager):
+        destination = opened(destination or Shelf())
+    receiver = Receiver(destination, settings or MailSettings(HOSTS=HOSTS), **options)
+    try:
+        yield receiver
+    finally:
+        receiver.stop()
+
+
+class Client:
+    """A connection on which a test says exactly what it wants."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._bytes = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def send_in(self, pieces: list[bytes]) -> None:
+        """Send pieces that arrive as segments of their own, as far as that can be had."""
+        for piece in pieces:
+            self.socket.sendall(piece)
+            time.sleep(0)  # let the receiver run; what it must do does not hang on it
+
+    def ask(self, line: bytes) -> bytes:
+        """Send a line and return the reply to it."""
+        self.send(line + b"\r\n")
+        return self.read_reply()
+
+    def read_reply(self) -> bytes:
+        """Return the next reply, its lines joined; b"" when the connection ended."""
+        lines = []
+        while True:
+            line = self._read_line()
+            lines.append(line)
+            if line[3:4] != b"-":
+                return b"\r\n".join(lines)
+
+    def read_replies(self) -> list[bytes]:
+        """Return all replies until the receiver ends the connection."""
+        return list(iter(self.read_reply, b""))
+
+    def is_closed(self) -> bool:
+        """True when the receiver ended the connection, with no further reply."""
+        return self.read_reply() == b""
+
+    def _read_line(self) -> bytes:
+        while b"\r\n" not in self._bytes:
+            try:
+                more = self.socket.recv(65536)
+            except ConnectionError:
+                more = b""
+            if not more:
+                assert not self._bytes, f"half a reply: {self._bytes!r}"
+                return b""
+            self._bytes += more
+        line, _, self._bytes = self._bytes.partition(b"\r\n")
+        return line
+
+    def half_close(self) -> None:
+        """Say that we will send no more."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+
+Mail = Callable[..., bytes]
+
+
+def mail_transaction(
+    content: bytes = b"Subject: Hello\r\n\r\nHello.\r\n",
+    *,
+    sender: bytes = b"reader@client.test",
+    recipient: bytes = b"you@example.com",
+) -> list[bytes]:
+    """The lines of one transaction; content is dotted as a client must."""
+    dotted = b"\r\n".join(
+        b"." + line if line.startswith(b".") else line for line in content.split(b"\r\n")
+    )
+    return [b"MAIL FROM:<%b>" % sender, b"RCPT TO:<%b>" % recipient, b"DATA", dotted + b"."]
+
+
+def deliver(
+    client: Client, content: bytes = b"Subject: Hello\r\n\r\nHello.\r\n", **envelope: bytes
+) -> bytes:
+    """Run one transaction on a client that was greeted; return the last reply."""
+    reply = b""
+    for line in mail_transaction(content, **envelope):
+        reply = client.ask(line)
+        if reply[:1] not in b"23":
+            break
+    return reply

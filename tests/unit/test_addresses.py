@@ -1,0 +1,122 @@
+"""The grammar of the envelope (RFC 5321 4.1.2, RFC 6531)."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailapp.addresses import a_labels, fold, split, take_path
+from mailapp.errors import BadAddress
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("<>", ""),
+        ("<you@example.com>", "you@example.com"),
+        ("<PostMaster@Example.COM>", "PostMaster@example.com"),
+        ("<postmaster>", "postmaster"),
+        ('<"a@b"@example.com>', '"a@b"@example.com'),
+        ('<"a\\"> <b"@example.com>', '"a\\"> <b"@example.com'),
+        ('<""@example.com>', '""@example.com'),
+        ("<@example.com:user@client.test>", "user@client.test"),
+        ("<@a.test,@b.test:user@client.test>", "user@client.test"),
+        ("<a!b%c@example.com>", "a!b%c@example.com"),
+        ("<user@[127.0.0.1]>", "user@[127.0.0.1]"),
+        ("<user@[IPv6:::1]>", "user@[ipv6:::1]"),
+        ("<-oQ/tmp@example.com>", "-oQ/tmp@example.com"),
+        ("<${jndi}@example.com>", "${jndi}@example.com"),
+        ("<ü@example.com>", "ü@example.com"),
+        ("<user@ＥＸＡＭＰＬＥ.com>", "user@example.com"),
+        ("<user@bücher.example>", "user@xn--bcher-kva.example"),
+        ("<" + "a" * 64 + "@example.com>", "a" * 64 + "@example.com"),
+    ],
+)
+def test_legal_paths_are_read(text: str, address: str) -> None:
+    assert take_path(text + " SIZE=1") == (address, " SIZE=1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "user@example.com",
+        "<user@example.com",
+        "<user@example.com@client.test>",
+        "<user@>",
+        "<@example.com>",
+        "<user@.example.com>",
+        "<user@example..com>",
+        "<user@-example.com>",
+        "<user@example.com.>",
+        "<.user@example.com>",
+        "<user.@example.com>",
+        "<us..er@example.com>",
+        "<us er@example.com>",
+        "<us\ter@example.com>",
+        "<us\rer@example.com>",
+        "<us\0er@example.com>",
+        '<"us\ner"@example.com>',
+        '<"user@example.com>',
+        "<user@[]>",
+        "<user@[1.2.3]>",
+        "<user@[IPv6:x]>",
+        "<(comment)user@example.com>",
+        "<" + "(" * 400 + "@example.com>",
+        "<\u202euser@example.com>",
+        "<user@ex\u202eample.com>",
+        "<user@💩.example>",
+        "<" + "a" * 65 + "@example.com>",
+        "<" + "ü" * 33 + "@example.com>",
+        "<user@" + "a" * 64 + ".example>",
+        "<user@" + "a." * 130 + "example>",
+        "<" + "a" * 64 + "@" + ("b" * 60 + ".") * 3 + "example.com>",
+    ],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(BadAddress):
+        take_path(text)
+
+
+def test_letters_that_only_look_alike_are_other_people() -> None:
+    assert fold("\u0435@example.com") != fold("e@example.com")
+
+
+def test_only_ascii_is_folded() -> None:
+    assert (
+        fold("ANN\u00dc\u0130\u017f\u212a@Example.COM") == "ann\u00dc\u0130\u017f\u212a@example.com"
+    )
+
+
+def test_sharp_s_is_not_ss() -> None:
+    assert a_labels("straße.example") == "xn--strae-oqa.example"
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for path in (text, f"<{text}>", f"<{text}@example.com>", f"<user@{text}>"):
+        try:
+            address, rest = take_path(path)
+        except BadAddress:
+            continue
+        assert path.endswith(rest)
+        assert address.isprintable()
+        assert split(address)[1].isascii()
+
+
+atoms = st.text(
+    string.ascii_letters + string.digits + "!#$%&'*+/=?^_`{|}~-", min_size=1, max_size=9
+)
+labels = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9-]{0,8}[A-Za-z0-9])?", fullmatch=True)
+
+
+@given(st.lists(atoms, min_size=1, max_size=4), st.lists(labels, min_size=1, max_size=4))
+def test_every_plain_address_comes_back_as_it_was_written(
+    local: list[str], domain: list[str]
+) -> None:
+    address = f"{'.'.join(local)}@{'.'.join(domain).lower()}"
+
+    assert take_path(f"<{address}>") == (address, "")

@@ -1,0 +1,133 @@
+"""Content ends at CR LF . CR LF and nowhere else, however it is cut."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mailapp.receiver.data import DataReader, has_too_many_hops
+
+LIMIT = 60
+
+
+def read(pieces: list[bytes], **options: int | bool) -> tuple[DataReader, bytes | None, bytes]:
+    """Feed pieces to a reader; return it, what followed the end, and all of the content."""
+    reader = DataReader(**{"limit": 10_000, "memory": 1000, **options})
+    rest = None
+    for number, piece in enumerate(pieces):
+        rest = reader.feed(piece)
+        if rest is not None:
+            rest += b"".join(pieces[number + 1 :])
+            break
+    kept = reader.spool.getvalue() if isinstance(reader.spool, io.BytesIO) else reader.content
+    return reader, rest, kept
+
+
+def reference(stream: bytes) -> tuple[bytes, bytes] | None:
+    """Read content as RFC 5321 4.5.2 tells it, line by line; None without an end."""
+    content, rest = b"", stream
+    while True:
+        line, line_end, rest = rest.partition(b"\r\n")
+        if not line_end:
+            return None
+        if line == b".":
+            return content, rest
+        content += line.removeprefix(b".") + line_end
+
+
+def is_malformed(content: bytes) -> bool:
+    return re.search(rb"\0|\r(?!\n)|(?<!\r)\n", content) is not None
+
+
+tokens = st.sampled_from(
+    [b"\r", b"\n", b"\r\n", b".", b"\0", b"a", b"\r\n.\r\n", b"\r\n..", b"xyz" * 7]
+)
+streams = st.lists(tokens, max_size=30).map(b"".join)
+
+
+@st.composite
+def cut_streams(draw: st.DrawFn) -> list[bytes]:
+    """Any stream, cut at any places."""
+    stream = draw(streams) + b"\r\n.\r\n" + draw(streams)
+    cuts = sorted(draw(st.sets(st.integers(1, max(len(stream) - 1, 1)), max_size=12)))
+    return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+
+@given(pieces=cut_streams(), memory=st.integers(1, 80))
+@example(pieces=[b".", b"\r", b"\n"], memory=1)
+@example(pieces=[b"a\r\n", b".", b"\r", b"\n", b"rest"], memory=1)
+def test_any_segmentation_reads_what_the_plain_reader_reads(
+    pieces: list[bytes], memory: int
+) -> None:
+    expected, expected_rest = reference(b"".join(pieces)) or (None, None)
+
+    reader, rest, kept = read(pieces, memory=memory)
+
+    assert rest == expected_rest
+    assert reader.malformed == is_malformed(expected)
+    assert reader.size == len(expected)
+    if not reader.malformed:
+        assert kept == expected
+
+
+@given(pieces=cut_streams(), memory=st.integers(1, 80))
+def test_content_over_the_limit_is_read_to_its_end_and_not_kept(
+    pieces: list[bytes], memory: int
+) -> None:
+    expected, expected_rest = reference(b"".join(pieces)) or (b"", None)
+
+    reader, rest, _ = read(pieces, limit=LIMIT, memory=memory)
+
+    assert rest == expected_rest
+    assert reader.too_big == (len(expected) > LIMIT)
+    assert not reader.too_big or reader.content == b""
+
+
+@given(pieces=cut_streams())
+def test_normalised_content_has_no_bare_line_ends(pieces: list[bytes]) -> None:
+    reader, _, kept = read(pieces, normalise=True, memory=10)
+
+    if not reader.malformed:
+        assert not is_malformed(kept)
+
+
+def test_what_is_kept_in_memory_does_not_grow_with_the_content() -> None:
+    reader = DataReader(limit=10**9, memory=1000)
+
+    for _ in range(1000):
+        reader.feed(b"x" * 998 + b"\r\n")
+
+    assert len(reader.content) + len(reader._buffer) < 5000
+    assert reader.spool is not None
+
+
+def test_a_line_without_an_end_is_not_kept_in_memory() -> None:
+    reader = DataReader(limit=10**9, memory=1000)
+
+    for _ in range(1000):
+        reader.feed(b"x" * 1000)
+
+    assert len(reader.content) + len(reader._buffer) < 5000
+    assert not reader.endless
+
+
+def test_twice_the_limit_without_an_end_is_endless() -> None:
+    reader = DataReader(limit=1000, memory=100)
+
+    for _ in range(2000):
+        reader.feed(b"x")
+    assert not reader.endless
+    reader.feed(b"x" * 10)
+
+    assert reader.endless
+
+
+@pytest.mark.parametrize(("count", "too_many"), [(0, False), (50, False), (51, True)])
+def test_more_than_fifty_received_fields_are_too_many(count: int, too_many: bool) -> None:
+    content = b"RECEIVED: from a by b\r\n" * count + b"\r\nReceived: no field\r\n" * 60
+
+    assert has_too_many_hops(content) == too_many
