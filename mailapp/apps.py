@@ -10,6 +10,6 @@ class MailAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from mailapp import registry
+        from mailapp import checks, registry  # noqa: F401 - to import checks registers them
 
         post_migrate.connect(registry.sync, sender=self, dispatch_uid="mailapp.registry")

@@ -1,0 +1,102 @@
+"""System checks: what would lose mail, or stop a process later, is said before it starts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.db import connection
+
+from mailapp import conf
+from mailapp.conf import Endpoint, MailSettings
+
+TAG = "mail"
+
+_SOCKET_PATH_OCTETS = 107  # sun_path of unix(7), without its final NUL
+_LONGEST_SOCKET = "wake/incoming.4194304.9999"  # see mailapp.wakeup; the largest pid of Linux
+
+
+@register(TAG)
+def check_mail(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Check each key of `settings.MAIL`, then what they mean together."""
+    if found := conf.problems(getattr(settings, "MAIL", {})):
+        return [Error(problem, id="mailapp.E001") for problem in found]
+    return _check_together(conf.mail_settings())
+
+
+def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
+    if _same_place(Endpoint.parse(mail.RECEIVER), Endpoint.parse(mail.RELAY)):
+        yield Error(
+            f'MAIL["RELAY"] is our own receiver, {mail.RECEIVER}: mail would go in a circle.',
+            hint="Name the smart host, or the mail catcher for development.",
+            id="mailapp.E002",
+        )
+    if connection.vendor == "sqlite" and mail.WORKERS > 1:
+        yield Error(
+            f'MAIL["WORKERS"] is {mail.WORKERS}, but SQLite has one writer at a time.',
+            hint="Use one worker, or PostgreSQL.",
+            id="mailapp.E003",
+        )
+    socket = os.fsencode(Path(mail.RUN_DIR) / _LONGEST_SOCKET)
+    if connection.vendor != "postgresql" and len(socket) > _SOCKET_PATH_OCTETS:
+        yield Error(
+            f'MAIL["RUN_DIR"] is {len(socket) - _SOCKET_PATH_OCTETS} octets too long '
+            "for the Unix sockets in it.",
+            id="mailapp.E004",
+        )
+    if not settings.DEBUG and set(mail.HOSTS) == {"localhost"}:
+        yield Warning(
+            'MAIL["HOSTS"] is only localhost, so all mail from elsewhere is refused.',
+            id="mailapp.W001",
+        )
+
+
+def _same_place(one: Endpoint, other: Endpoint) -> bool:
+    return one.port == other.port and _machine(one.host) == _machine(other.host)
+
+
+def _machine(host: str) -> str:
+    ours = {"127.0.0.1", "0.0.0.0", "::1", "::"}  # noqa: S104 - compared, not bound
+    return "localhost" if host in ours else host.lower()
+
+
+@register(TAG)
+def check_sqlite_is_durable(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that a commit survives a power cut, and that writers queue instead of failing."""
+    if connection.vendor != "sqlite":
+        return
+    options = connection.settings_dict["OPTIONS"]
+    pragmas = options.get("init_command", "")
+    if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
+        yield Error(
+            "SQLite must begin its transactions IMMEDIATE, or claims fail when two meet.",
+            hint='Set OPTIONS["transaction_mode"] to "IMMEDIATE".',
+            id="mailapp.E005",
+        )
+    for pragma, value, why in (
+        ("journal_mode", "wal", "the receiver and the workers wait for each other"),
+        ("synchronous", "full|extra|2|3", "a power cut loses mail that was answered with 250"),
+    ):
+        if not re.search(rf"\b{pragma}\s*=\s*({value})\b", pragmas, re.IGNORECASE):
+            setting = f"{pragma}={value.partition('|')[0].upper()}"
+            yield Error(
+                f"Without {setting} in SQLite, {why}.",
+                hint=f'Put "PRAGMA {setting};" into OPTIONS["init_command"].',
+                id="mailapp.E006",
+            )
+
+
+@register(TAG)
+def check_storage(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that there is a place for large messages."""
+    if "mail" not in settings.STORAGES:
+        yield Error(
+            'STORAGES has no "mail", where large messages are kept.',
+            hint='"mailapp.storage.DurableFileSystemStorage" syncs what it writes.',
+            id="mailapp.E007",
+        )

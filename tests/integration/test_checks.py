@@ -1,0 +1,110 @@
+"""The system checks: `manage.py check` says what would go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.db import connection
+
+from mailapp.checks import TAG
+
+
+@pytest.fixture
+def check(settings) -> Callable[..., list[str]]:
+    """Run the checks with other values in MAIL and return the ids of what they found."""
+
+    def run(**mail: Any) -> list[str]:
+        settings.DEBUG = True
+        settings.MAIL = {**settings.MAIL, **mail}
+        return [message.id for message in run_checks(tags=[TAG])]
+
+    return run
+
+
+@pytest.fixture
+def sqlite_options(monkeypatch) -> Callable[..., None]:
+    if connection.vendor != "sqlite":
+        pytest.skip("of SQLite")
+
+    def change(**options: Any) -> None:
+        changed = {**connection.settings_dict["OPTIONS"], **options}
+        monkeypatch.setitem(connection.settings_dict, "OPTIONS", changed)
+
+    return change
+
+
+def test_settings_of_this_project_have_no_faults(check):
+    assert check() == []
+
+
+def test_each_fault_in_mail_is_an_error(check):
+    assert check(HOSTS=[], BATCH_SIZE="many", HOST="localhost") == ["mailapp.E001"] * 3
+
+
+def test_mail_that_is_no_dict_is_an_error(settings):
+    settings.MAIL = "localhost"
+
+    [message] = run_checks(tags=[TAG])
+
+    assert "must be a dict" in message.msg
+
+
+@pytest.mark.parametrize("receiver", ["127.0.0.1:25", "0.0.0.0:25", "localhost:25", "[::]:25"])
+def test_relay_that_is_the_receiver_is_an_error(check, receiver):
+    assert check(RECEIVER=receiver, RELAY="127.0.0.1:25") == ["mailapp.E002"]
+
+
+@pytest.mark.parametrize("relay", ["127.0.0.1:26", "mail.example.com:25"])
+def test_relay_elsewhere_is_none(check, relay):
+    assert check(RECEIVER="0.0.0.0:25", RELAY=relay) == []
+
+
+def test_workers_beside_each_other_on_sqlite_are_an_error(check, sqlite_options):
+    assert check(WORKERS=2) == ["mailapp.E003"]
+
+
+def test_run_folder_that_is_too_long_for_a_socket_is_an_error(check, sqlite_options):
+    longest = "/" + "x" * 79
+
+    assert check(RUN_DIR=longest) == []
+    assert check(RUN_DIR=longest + "x") == ["mailapp.E004"]
+
+
+def test_only_localhost_in_production_is_a_warning(check, settings):
+    check()
+    settings.DEBUG = False
+
+    assert [message.id for message in run_checks(tags=[TAG])] == ["mailapp.W001"]
+
+
+@pytest.mark.parametrize("mode", [None, "DEFERRED"])
+def test_sqlite_that_does_not_begin_immediate_is_an_error(check, sqlite_options, mode):
+    sqlite_options(transaction_mode=mode)
+
+    assert check() == ["mailapp.E005"]
+
+
+@pytest.mark.parametrize(
+    "pragmas",
+    ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL;"
+     "PRAGMA journal_mode=WAL"],
+)  # fmt: skip
+def test_sqlite_that_may_lose_a_commit_is_an_error(check, sqlite_options, pragmas):
+    sqlite_options(init_command=pragmas)
+
+    assert check() == ["mailapp.E006"]
+
+
+def test_sqlite_pragmas_may_be_written_otherwise(check, sqlite_options):
+    sqlite_options(init_command="pragma JOURNAL_MODE = wal; pragma SYNCHRONOUS = extra")
+
+    assert check() == []
+
+
+def test_missing_place_for_large_messages_is_an_error(check, settings):
+    settings.STORAGES = {name: of for name, of in settings.STORAGES.items() if name != "mail"}
+
+    assert check() == ["mailapp.E007"]
