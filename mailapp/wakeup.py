@@ -13,7 +13,6 @@ import os
 import select
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from django.db import DatabaseError, connection, transaction
@@ -106,12 +105,7 @@ class _SocketListener:
         self.socket.bind(str(self.path))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.socket.close()
         self.path.unlink(missing_ok=True)
         self.pipe.close()
@@ -138,12 +132,7 @@ class _PostgresListener:
         self._listen()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.connection.close()
         self.pipe.close()
 
