@@ -229,6 +229,23 @@ def one_line(value: str) -> str:
     return " ".join(_UNPRINTABLE.sub(" ", value).split())
 
 
+# Controls, bidirectional overrides, invisible and tag characters, halves of surrogate pairs.
+# The two joiners stay: Persian and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """Write out the characters that hide, reorder or break text, as in `[U+202E]`.
+
+    >>> visible("exe.\u202egpj")
+    'exe.[U+202E]gpj'
+    """
+    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
 def with_fields(fields: list[tuple[str, str]], raw: bytes) -> bytes:
     """Put header fields above the bytes of a mail, which stay as they are (DKIM still holds)."""
     return b"".join(f"{name}: {one_line(value)}\r\n".encode() for name, value in fields) + raw

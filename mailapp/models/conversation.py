@@ -6,6 +6,8 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from mailapp.mime import visible
+
 from .handler import Handler
 
 START = "START"
@@ -36,7 +38,7 @@ class Conversation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.person} with {self.handler_id}: {self.state}"
+        return f"{visible(self.person)}: {self.state}"
 
 
 class Transition(models.Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Self
 
 from django.db import models
@@ -32,7 +32,7 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         )
 
 
-def _oldest_heartbeat() -> object:
+def _oldest_heartbeat() -> datetime:
     return timezone.now() - timedelta(seconds=mail_settings().DEAD_AFTER_SECONDS)
 
 
@@ -61,6 +61,11 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pid} on {self.host}"
+
+    @property
+    def is_alive(self) -> bool:
+        """As `ProcessQuerySet.alive` says."""
+        return self.stopped_at is None and self.heartbeat_at >= _oldest_heartbeat()
 
     def beat(self, activity: str = "") -> None:
         """Say that the process is alive and what it works on."""

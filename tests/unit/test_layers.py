@@ -20,8 +20,9 @@ ORDER = [
     *["rendering", "outbox", "request", "backends"],
     *["dispatch", "relay"],
     *["worker", "receiver", "engines"],
-    *["handlers", "templatetags"],
-    *["dialogue", "devserver", "supervisor", "testing", "admin", "management", "checks", "apps"],
+    *["handlers"],
+    *["dialogue", "devserver", "supervisor", "testing"],
+    *["admin", "templatetags", "management", "checks", "apps"],
 ]
 
 # What only these may import, since everything else must not know of it.

@@ -1,0 +1,5 @@
+"""The operator's pages in Django's admin: they show everything and write little."""
+
+from . import conversations, deliveries, handlers, messages, processes, queues
+
+__all__ = ["conversations", "deliveries", "handlers", "messages", "processes", "queues"]

@@ -1,0 +1,184 @@
+"""Deliveries: what became of each message for each recipient, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from mailapp import wakeup
+from mailapp.mime import visible
+from mailapp.models import Delivery, Message, Queue, Transition
+from mailapp.models.delivery import OPERATOR_MAY, DeliveryQuerySet, Status
+
+from . import display
+from .counting import CAP, Excerpt
+from .pages import Verb, VerbAdmin
+
+_SLICE = 500  # rows in one transaction: others wait for the write lock meanwhile
+
+_DO: dict[str, Callable[[DeliveryQuerySet, str], int]] = {
+    "retry": lambda rows, reason: rows.retry(),
+    "hold": DeliveryQuerySet.hold,
+    "release": lambda rows, reason: rows.release(),
+    "discard": DeliveryQuerySet.discard,
+}
+
+
+class QueueFilter(admin.SimpleListFilter):
+    title = "queue"
+    parameter_name = "queue"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in Queue.objects.values_list("name", flat=True)]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> QuerySet[Any]:
+        return queryset.filter(queue=self.value()) if self.value() else queryset
+
+
+class StatusFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in Status.choices]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        # Naming every queue lets the index on queue and status answer.
+        return queryset.filter(status=self.value(), queue__in=Queue.objects.values("name"))
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(VerbAdmin):
+    list_display = ["envelope", "status_badge", "outcome", "arrived", "queue_name", "attempts"]
+    list_display_links = ["envelope"]
+    list_filter = [QueueFilter, StatusFilter]
+    list_select_related = ["message"]
+    search_fields = ["recipient"]
+    search_help_text = "The whole address of a recipient or of the person who wrote."
+    fieldsets = [
+        (
+            None,
+            {"fields": [("to", "sender", "mail"), ("status_badge", "queue_link", "last_reply")]},
+        ),
+        (
+            "Work",
+            {
+                "fields": [
+                    ("arrived", "due", "attempts"),
+                    ("written_by", "taken_by", "worked_by"),
+                ]
+            },
+        ),
+    ]
+    verbs = (
+        Verb("retry", "Retry now", "Retried", "mailapp.retry_delivery"),
+        Verb("hold", "Hold", "Held", "mailapp.hold_delivery"),
+        Verb("release", "Release", "Released", "mailapp.hold_delivery"),
+        Verb("discard", "Discard", "Discarded", "mailapp.discard_delivery"),
+    )
+
+    @admin.display(description="recipient and sender")
+    def envelope(self, row: Delivery) -> SafeString:
+        return format_html("{} <small>from {}</small>", self.to(row), self.sender(row))
+
+    @admin.display(description="message and last reply")
+    def outcome(self, row: Delivery) -> SafeString:
+        return format_html("{} <small>{}</small>", self.mail(row), visible(row.reply))
+
+    @admin.display(description="queue")
+    def queue_name(self, row: Delivery) -> str:
+        return row.queue_id
+
+    @admin.display(description="recipient")
+    def to(self, row: Delivery) -> SafeString:
+        return display.address(row.recipient)
+
+    @admin.display(description="sender")
+    def sender(self, row: Delivery) -> SafeString:
+        return display.address(row.message.sender)
+
+    @admin.display(description="message")
+    def mail(self, row: Delivery) -> SafeString | str:
+        return display.link(row.message)
+
+    @admin.display(description="status")
+    def status_badge(self, row: Delivery) -> SafeString:
+        return display.badge(row.status)
+
+    @admin.display(description="queue")
+    def queue_link(self, row: Delivery) -> SafeString | str:
+        return display.link(row.queue)
+
+    @admin.display(description="last reply or reason")
+    def last_reply(self, row: Delivery) -> SafeString:
+        return display.stranger(row.reply)
+
+    @admin.display(description="arrived")
+    def arrived(self, row: Delivery) -> SafeString | str:
+        return display.moment(row.created_at)
+
+    @admin.display(description="due")
+    def due(self, row: Delivery) -> SafeString | str:
+        return display.moment(row.due_at)
+
+    @admin.display(description="claimed by")
+    def worked_by(self, row: Delivery) -> SafeString | str:
+        return display.link(row.claimed_by)
+
+    @admin.display(description="handler")
+    def taken_by(self, row: Delivery) -> SafeString | str:
+        return display.link(row.handler)
+
+    @admin.display(description="person")
+    def written_by(self, row: Delivery) -> SafeString:
+        return display.stranger(row.person)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find the deliveries of a whole address, by index."""
+        if term := search_term.strip():
+            queryset = queryset.of_address(term)
+        return queryset, False
+
+    def is_open_to(self, row: Delivery, verb: Verb) -> bool:
+        return row.status in OPERATOR_MAY[verb.name]
+
+    def act(self, request: HttpRequest, queryset: Any, verb: Verb) -> int:
+        """Do it in order of arrival, in slices that are committed each with its log entries.
+
+        No more than `CAP` rows at once, as the list counts them.
+        """
+        ids = list(queryset.open_to(verb.name).order_by("id").values_list("id", flat=True)[:CAP])
+        slices = (ids[at : at + _SLICE] for at in range(0, len(ids), _SLICE))
+        return sum(self._act_on(request, slice_, verb) for slice_ in slices)
+
+    def _act_on(self, request: HttpRequest, ids: list[int], verb: Verb) -> int:
+        with transaction.atomic():
+            open_rows = Delivery.objects.filter(id__in=ids).open_to(verb.name)
+            rows = list(open_rows.select_for_update(no_key=True))
+            _DO[verb.name](open_rows, f"{verb.past} by {request.user.get_username()}")
+            self.log(request, rows, verb)
+            for queue in {row.held_from_id or row.queue_id for row in rows}:
+                wakeup.notify(queue)
+        return len(rows)
+
+    def page_context(self, request: HttpRequest, row: Delivery) -> dict[str, Any]:
+        attempts = row.attempt_set.select_related("process").order_by("-id")
+        moves = row.transitions.select_related("conversation__handler")
+        effects = Delivery.objects.filter(message__cause=row).select_related("message")
+        return {
+            **super().page_context(request, row),
+            "attempts": Excerpt(attempts),
+            "transitions": Excerpt(moves, display.list_url(Transition, delivery=row.pk)),
+            "effects": Excerpt(effects.order_by("id"), display.list_url(Message, cause=row.pk)),
+        }

@@ -1,0 +1,72 @@
+"""Handlers: which modules take mail, in which order, and by which routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from mailapp.models import Handler
+from mailapp.registry import handler_modules
+from mailapp.routing import State
+
+from . import display
+from .pages import Verb, VerbAdmin
+
+
+@admin.register(Handler)
+class HandlerAdmin(VerbAdmin):
+    """Order and switch are written here; running processes see them within a second."""
+
+    list_display = ["module", "summary", "presence", "order", "enabled"]
+    list_editable = ["order", "enabled"]
+    ordering = ["order", "module"]
+    fieldsets = [
+        (None, {"fields": [("module", "presence"), "documentation"]}),
+        ("Choice", {"fields": ["order", "enabled"]}),
+    ]
+    readonly_fields = ["module", "presence", "documentation"]
+    verbs = (
+        Verb("switch_on", "Switch on", "Switched on", "mailapp.change_handler"),
+        Verb("switch_off", "Switch off", "Switched off", "mailapp.change_handler"),
+    )
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("mailapp.change_handler")
+
+    @admin.display(description="what it does")
+    def summary(self, row: Handler) -> str:
+        return row.description.partition("\n")[0]
+
+    @admin.display(description="description")
+    def documentation(self, row: Handler) -> str:
+        return row.description
+
+    @admin.display(description="in the code")
+    def presence(self, row: Handler) -> SafeString:
+        return display.badge("found") if row.found else display.badge("missing")
+
+    def is_open_to(self, row: Handler, verb: Verb) -> bool:
+        return row.enabled == (verb.name == "switch_off")
+
+    def act(self, request: HttpRequest, queryset: QuerySet[Handler], verb: Verb) -> int:
+        with transaction.atomic():
+            rows = [row for row in queryset if self.is_open_to(row, verb)]
+            for row in rows:
+                row.enabled = verb.name == "switch_on"
+                row.save(update_fields=["enabled"])
+            self.log(request, rows, verb)
+        return len(rows)
+
+    def page_context(self, request: HttpRequest, row: Handler) -> dict[str, Any]:
+        return {**super().page_context(request, row), "states": states_of(row)}
+
+
+def states_of(handler: Handler) -> list[State]:
+    """The state functions of a handler, as its module has them now."""
+    module = handler_modules().get(handler.module)
+    return list(module.states.values()) if module else []

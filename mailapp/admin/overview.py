@@ -1,0 +1,96 @@
+"""Is it well? What the operator sees first, from a few queries of which none scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.utils import timezone
+
+from mailapp.models import Delivery, Process, Queue
+from mailapp.models.delivery import Status
+
+from .counting import CappedCount, capped
+from .display import distance, list_url, page_url
+
+LATE = 60  #: seconds that due mail may wait before the operator is told
+_FORGOTTEN = timedelta(days=1)  # a process that has been silent for longer is history
+_LATEST = 10
+
+_WORKED_BY = {
+    Queue.Purpose.HANDLERS: Process.Kind.WORKER,
+    Queue.Purpose.RELAY: Process.Kind.RELAY,
+}
+
+
+def with_counts(queues: QuerySet[Queue]) -> QuerySet[Any]:
+    """Give each queue a capped count for each status, and the time of its oldest due mail."""
+    its = Delivery.objects.filter(queue=OuterRef("pk"))
+    oldest = its.filter(due_at__lte=timezone.now()).order_by("due_at").values("due_at")[:1]
+    counts = {status.value: CappedCount(its.filter(status=status)) for status in Status}
+    return queues.annotate(**counts, oldest_due=Subquery(oldest))
+
+
+class Problem(NamedTuple):
+    """A sentence for the operator, and the page that shows more."""
+
+    text: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The queues, the processes, the last failures, and what of it is not well."""
+
+    queues: list[Any]
+    processes: list[Process]
+    failures: list[Delivery]
+
+    @classmethod
+    def now(cls) -> Overview:
+        known = Process.objects.filter(stopped_at=None)
+        return cls(
+            list(with_counts(Queue.objects.all())),
+            list(known.filter(heartbeat_at__gte=timezone.now() - _FORGOTTEN)),
+            latest_failures(),
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """What an operator should look at."""
+        alive = [process for process in self.processes if process.is_alive]
+        if not any(process.kind == Process.Kind.RECEIVER for process in alive):
+            yield Problem("No receiver is alive: no mail is taken in.", list_url(Process))
+        for queue in self.queues:
+            yield from _problems_of(queue, alive)
+        for process in self.processes:
+            if not process.is_alive:
+                last = distance(process.heartbeat_at)
+                yield Problem(f"The {process} was last heard {last}.", page_url(process))
+
+
+def _problems_of(queue: Any, alive: list[Process]) -> Iterator[Problem]:
+    kind = _WORKED_BY.get(queue.purpose)
+    if queue.paused:
+        yield Problem(f"The queue {queue} is paused.", page_url(queue))
+    if kind and not any((process.kind, process.queue) == (kind, queue.name) for process in alive):
+        yield Problem(f"No {kind} is alive for the queue {queue}.", list_url(Process))
+    if queue.oldest_due and (timezone.now() - queue.oldest_due).total_seconds() > LATE:
+        due = distance(queue.oldest_due)
+        yield Problem(f"Mail in the queue {queue} was due {due}.", page_url(queue))
+    if queue.held:
+        yield Problem(
+            f"Held in the queue {queue}: {capped(queue.held)}.",
+            list_url(Delivery, queue=queue.name, status=Status.HELD),
+        )
+
+
+def latest_failures() -> list[Delivery]:
+    """The newest deliveries that failed or are held."""
+    failed = Delivery.objects.filter(
+        queue__in=Queue.objects.values("name"), status__in=[Status.FAILED, Status.HELD]
+    )
+    ids = list(failed.values_list("id", flat=True)[:_LATEST])
+    return list(Delivery.objects.filter(id__in=ids).select_related("message"))

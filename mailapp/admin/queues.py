@@ -1,0 +1,67 @@
+"""Queues: how much waits in each, since when, and whether it is paused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from mailapp import wakeup
+from mailapp.models import Delivery, Process, Queue
+from mailapp.models.delivery import Status
+
+from . import display
+from .counting import capped
+from .overview import with_counts
+from .pages import Verb, VerbAdmin
+
+
+def _count_of(status: Status) -> Callable[[Any], SafeString]:
+    @admin.display(description=status.value)
+    def count(row: Any) -> SafeString:
+        number = capped(getattr(row, status.value))
+        return display.list_link(Delivery, number, queue=row.name, status=status.value)
+
+    return count
+
+
+@admin.register(Queue)
+class QueueAdmin(VerbAdmin):
+    list_display = ["name", "purpose", "state", *map(_count_of, Status), "oldest"]
+    fieldsets = [(None, {"fields": [("name", "purpose", "state"), ("description",)]})]
+    verbs = (
+        Verb("pause", "Pause", "Paused", "mailapp.pause_queue"),
+        Verb("resume", "Resume", "Resumed", "mailapp.pause_queue"),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Queue]:
+        return with_counts(super().get_queryset(request))
+
+    @admin.display(description="state")
+    def state(self, row: Queue) -> SafeString:
+        return display.badge("paused") if row.paused else display.badge("open")
+
+    @admin.display(description="oldest due")
+    def oldest(self, row: Any) -> SafeString | str:
+        return display.moment(row.oldest_due)
+
+    def is_open_to(self, row: Queue, verb: Verb) -> bool:
+        return row.paused == (verb.name == "resume")
+
+    def act(self, request: HttpRequest, queryset: QuerySet[Any], verb: Verb) -> int:
+        with transaction.atomic():
+            rows = [row for row in queryset if self.is_open_to(row, verb)]
+            for row in rows:
+                row.pause() if verb.name == "pause" else row.resume()
+                wakeup.notify(row.name)
+            self.log(request, rows, verb)
+        return len(rows)
+
+    def page_context(self, request: HttpRequest, row: Queue) -> dict[str, Any]:
+        processes = Process.objects.alive().filter(queue=row.name)
+        return {**super().page_context(request, row), "queues": [row], "processes": processes}

@@ -1,0 +1,32 @@
+"""What the templates of the operator's pages use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+
+from mailapp.admin import counting, display
+from mailapp.admin.overview import Overview
+from mailapp.mime import visible
+
+register = template.Library()
+
+register.filter(display.address)
+register.filter(display.badge)
+register.filter(display.distance)
+register.filter(display.duration)
+register.filter(display.link)
+register.filter(display.moment)
+register.filter(display.stranger)
+register.filter(visible)
+register.filter(counting.capped)
+
+
+@register.inclusion_tag("admin/mailapp/overview.html", takes_context=True)
+def mail_overview(context: template.Context) -> dict[str, Any]:
+    """Say whether the mail is well, to whom may see the queues."""
+    if not context["request"].user.has_perm("mailapp.view_queue"):
+        return {}
+    overview = Overview.now()
+    return {"overview": overview, "problems": list(overview.problems())}

@@ -1,0 +1,134 @@
+"""The operator's pages in a real browser: light and dark, wide and narrow, hostile mail and all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+    from tests.mailroom import Mailroom
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCREENSHOTS = Path(__file__).parent.parent / "screenshots"
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+LISTS = ["queue", "message", "delivery", "conversation", "transition", "handler", "process"]
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
+    pytest.mark.django_db(transaction=True),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        # Playwright keeps a loop in this thread; Django would refuse to touch the database.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def mailroom(transactional_db: None) -> Mailroom:
+    from tests.mailroom import furnish
+
+    return furnish()
+
+
+class Watch:
+    """What a browser context did that no page may do."""
+
+    def __init__(self, context: BrowserContext, home: str) -> None:
+        self.faults: list[str] = []
+        context.on("console", lambda said: self.faults.append(f"{said.type}: {said.text}"))
+        context.on("weberror", lambda error: self.faults.append(str(error.error)))
+        context.on("dialog", self._dismiss)
+        context.on("response", self._look_at)
+        context.on("request", lambda request: self._must_be_ours(request.url, home))
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _look_at(self, response: Any) -> None:
+        if response.status >= 400:
+            self.faults.append(f"{response.status} {response.url}")
+
+    def _must_be_ours(self, url: str, home: str) -> None:
+        if not url.startswith(home):
+            self.faults.append(f"fetched {url}")
+
+
+@pytest.fixture
+def operate(
+    browser: Browser, live_server: Any, admin_client: Any
+) -> Iterator[Callable[..., tuple[Page, Watch]]]:
+    """Open the admin as a signed-in operator: `operate(theme="dark", width="phone")`."""
+    contexts = []
+
+    def make(theme: str = "light", width: str = "desktop") -> tuple[Page, Watch]:
+        wide, high = WIDTHS[width]
+        context = browser.new_context(
+            base_url=live_server.url,
+            viewport={"width": wide, "height": high},
+            color_scheme=theme,
+            reduced_motion="reduce",
+        )
+        contexts.append(context)
+        session = admin_client.cookies["sessionid"].value
+        context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+        return context.new_page(), Watch(context, live_server.url)
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+def addresses(mailroom: Mailroom) -> dict[str, str]:
+    """The path of every page, by the name of its screenshot."""
+    from mailapp.admin.display import page_url
+
+    lists = {f"list-{model}": f"/admin/mailapp/{model}/" for model in LISTS}
+    pages = {f"page-{name}": page_url(row) for name, row in mailroom.rows.items()}
+    return {
+        "index": "/admin/",
+        "overview": "/admin/mailapp/",
+        **lists,
+        "list-empty": "/admin/mailapp/delivery/?status=claimed",
+        "list-found": "/admin/mailapp/delivery/?q=hours@example.com&queue=incoming",
+        **pages,
+        "history": f"{page_url(mailroom.done)}../history/",
+    }
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_opens_without_a_word_on_the_console(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]], theme: str, width: str
+) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page, watch = operate(theme, width)
+
+    for name, path in addresses(mailroom).items():
+        page.goto(path)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png", full_page=True)
+
+    assert watch.faults == []
