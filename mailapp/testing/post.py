@@ -1,0 +1,123 @@
+"""The way of mail in a test: from a person to the receiver, to the handlers, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from django.test import override_settings
+from django.utils import timezone
+
+from mailapp import worker
+from mailapp.addresses import take_path
+from mailapp.errors import BadAddress, MailError
+from mailapp.lifecycle import Life
+from mailapp.models import OUTGOING, Attempt, Delivery, NewMail, Process, Queue
+from mailapp.models.delivery import Status
+from mailapp.receiver import replies
+from mailapp.receiver.store import Recipients, store_incoming
+from mailapp.registry import current_router
+
+
+class Refused(MailError):
+    """The receiver refused the mail."""
+
+    def __init__(self, reply: str) -> None:
+        super().__init__(reply, reply=reply)
+
+
+class HandlerFailed(MailError):
+    """A handler raised an exception."""
+
+
+class Sent(NamedTuple):
+    """A mail that the program sent to one recipient."""
+
+    sender: str
+    recipient: str
+    raw: bytes
+
+
+class Post(ABC):
+    """Carries mail to the program, lets it work, and shows what it sent."""
+
+    def send(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
+        """Hand a mail to the receiver, work all that is due, and return the receiver's reply.
+
+        Raise Refused, or HandlerFailed with the traceback.
+        """
+        before = Attempt.objects.order_by("-id").values_list("id", flat=True).first() or 0
+        reply = self.hand_in(sender, recipients, raw)
+        self.work()
+        failed = Attempt.objects.filter(id__gt=before).exclude(error="").first()
+        if failed:
+            raise HandlerFailed(f"{failed.delivery}\n{failed.error}")
+        return reply
+
+    @abstractmethod
+    def hand_in(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
+        """Give a mail to the receiver and return its reply; raise Refused."""
+
+    @abstractmethod
+    def sent(self) -> list[Sent]:
+        """Every mail that the program sent, in order."""
+
+    def work(self) -> None:
+        """Let the handlers work until nothing is due."""
+        queues = Queue.objects.filter(purpose=Queue.Purpose.HANDLERS)
+        # Django's test runner sends the mail of `django.core.mail` elsewhere.
+        with override_settings(EMAIL_BACKEND="mailapp.backends.OutboxBackend"):
+            while sum(_drain(queue.name) for queue in queues):
+                pass
+
+    def let_retries_run_out(self) -> None:
+        """Try again what failed, without the waits, until it is done or held.
+
+        A handler's ERROR has its say after the last try.
+        """
+        deferred = Delivery.objects.filter(
+            status=Status.DEFERRED, queue__purpose=Queue.Purpose.HANDLERS
+        )
+        while deferred.update(due_at=timezone.now()):
+            self.work()
+
+
+def _drain(queue: str) -> int:
+    life = Life(Process.objects.start(Process.Kind.WORKER, queue))
+    try:
+        return worker.drain(queue, life)
+    finally:
+        life.process.stop()
+
+
+class InProcess(Post):
+    """Without a network: the receiver's rules, the real worker, the real database.
+
+    Fits a test that is one transaction (`TestCase`, the fixture `db`).
+    """
+
+    def hand_in(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
+        known = Recipients(lambda: current_router(max_age=0))
+        refusals = {recipient: _refusal(known, recipient) for recipient in recipients}
+        accepted = [recipient for recipient, refusal in refusals.items() if not refusal]
+        if not accepted:
+            raise Refused(next(iter(refusals.values())))
+        mail = NewMail(raw=raw, sender=sender, recipients=accepted, protocol="ESMTP")
+        store_incoming([mail])
+        return replies.STORED.decode()
+
+    def sent(self) -> list[Sent]:
+        deliveries = Delivery.objects.filter(queue=OUTGOING).select_related("message__raw_message")
+        return [
+            Sent(each.message.sender, each.recipient, each.message.raw)
+            for each in deliveries.order_by("id")
+        ]
+
+
+def _refusal(known: Recipients, recipient: str) -> str:
+    try:
+        address, _ = take_path(f"<{recipient}>")
+    except BadAddress as error:
+        return error.reply
+    return (known.refusal(address) or b"").decode()
