@@ -23,14 +23,23 @@ class Life:
         self.process = process
         self.activity = ""  #: shown with the next heartbeat
         self.stopping = threading.Event()
+        self._asked = False
         self._on_stop: list[Callable[[], None]] = []
 
     def on_stop(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the process is asked to end; it must be quick and not raise."""
+        """Call `callback` when the process is asked to end, or now if it was.
+
+        It must be quick, not raise, and do no harm when it is called twice.
+        """
         self._on_stop.append(callback)
+        if self._asked:
+            callback()
 
     def stop(self, *ignored: object) -> None:
         """Ask the process to end; safe in a signal handler and in any thread."""
+        if self._asked:  # a signal inside Event.set would wait for itself
+            return
+        self._asked = True
         self.stopping.set()
         for callback in self._on_stop:
             callback()
