@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from mailapp.addresses import fold, split
@@ -48,6 +49,7 @@ def _marks(function: Callable[..., Any]) -> _Marks:
 
 
 # The decorators. Each returns the function itself, so that it can be returned as a state.
+# Decorators of your own go below or above them, and must use functools.wraps.
 
 
 def route(pattern: str, **captures: str) -> Callable[[Function], Function]:
@@ -153,24 +155,13 @@ def read_module(module: ModuleType) -> HandlerModule | None:
     """
     states: dict[str, State] = {}
     key = None
-    for name, thing in vars(module).items():
-        if not inspect.isfunction(thing) or thing.__module__ != module.__name__:
+    for thing in vars(module).values():
+        if not inspect.isfunction(thing) or not _is_defined_in(module, thing):
             continue
         if "mail_state_key" in thing.__dict__:
             key = thing
-        marks: _Marks | None = thing.__dict__.get("mail_marks")
-        if marks is None:
-            continue
-        if not marks.routes:
-            raise BadRoute(f"{module.__name__}.{name} has no @route")
-        states[thing.__name__] = State(
-            module.__name__,
-            thing,
-            tuple(marks.routes),
-            marks.stateless,
-            marks.bounces,
-            marks.atomic,
-        )
+        if marks := thing.__dict__.get("mail_marks"):
+            states[thing.__name__] = _state(thing, marks)
     if not states:
         return None
     return HandlerModule(
@@ -182,6 +173,40 @@ def read_module(module: ModuleType) -> HandlerModule | None:
         enabled=getattr(module, "default_enabled", True),
         example=getattr(module, "example", ""),
     )
+
+
+def _is_defined_in(module: ModuleType, function: FunctionType) -> bool:
+    """Tell what a module defines from what it imports.
+
+    A state is stored by its function's name. Raise BadRoute if that name does not lead back
+    to the function.
+    """
+    ours = function.__module__ == module.__name__
+    home = module if ours else sys.modules.get(function.__module__)
+    if getattr(home, function.__name__, None) is function:
+        return ours
+    if "mail_marks" in function.__dict__:
+        raise BadRoute(
+            f"{module.__name__} has a state function whose name is {function.__qualname__} "
+            f"of {function.__module__}; its decorator must use functools.wraps"
+        )
+    return False
+
+
+def _state(function: FunctionType, marks: _Marks) -> State:
+    state = State(
+        function.__module__,
+        function,
+        tuple(marks.routes),
+        marks.stateless,
+        marks.bounces,
+        marks.atomic,
+    )
+    if not state.routes:
+        raise BadRoute(f"{state} has no @route")
+    if inspect.iscoroutinefunction(function):
+        raise BadRoute(f"{state} is async; a state function is a plain one")
+    return state
 
 
 @dataclass(frozen=True)
@@ -240,49 +265,52 @@ class Router:
 
     def state(self, returned: Any) -> tuple[HandlerModule, State]:
         """Find the state that a state function returned; raise NotAState otherwise."""
-        handler = self._known.get(getattr(returned, "__module__", ""))
-        state = handler.states.get(getattr(returned, "__name__", "")) if handler else None
-        if handler is None or state is None or state.function is not returned:
-            raise NotAState(repr(returned)[:200])
-        return handler, state
+        if inspect.isfunction(returned) and (handler := self._known.get(returned.__module__)):
+            state = handler.states.get(returned.__name__)
+            if state and state.function is returned and not state.stateless:
+                return handler, state
+        raise NotAState(repr(returned)[:200])
 
 
 _CAPTURE = re.compile(r"(?<!\\)\(([A-Za-z_]\w*)\)")
-
-
-@cache
-def _compile(expression: str) -> re.Pattern[str]:
-    pattern = re.compile(expression, re.IGNORECASE | re.ASCII)
-    if probe := backtracks(pattern):
-        raise BadRoute(f"it takes far too long to fail on {probe!r}; avoid nested repetition")
-    return pattern
+_LITERAL = re.compile(r"(?:[\w@-](?![*+?{|]))*")
 
 
 def compile_route(route: Route, state: State, defaults: Mapping[str, str]) -> re.Pattern[str]:
     """Turn a route into a regular expression with named groups; raise BadRoute if it is none."""
-    where = f"{state}: @route({route.pattern!r})"
-    expressions = {**defaults, **route.captures}
+    try:
+        pattern = _compile(route.pattern, {**defaults, **route.captures})
+        if unused := set(route.captures) - set(pattern.groupindex):
+            raise ValueError(f"it does not use the captures {sorted(unused)}")
+        inspect.signature(state.function).bind(None, **dict.fromkeys(pattern.groupindex))
+    except (ValueError, TypeError) as error:
+        raise BadRoute(f"{state}, @route({route.pattern!r}): {error}") from error
+    return pattern
 
+
+def _compile(text: str, expressions: Mapping[str, str]) -> re.Pattern[str]:
     def named_group(found: re.Match[str]) -> str:
         name = found[1]
         if name not in expressions:
-            raise BadRoute(f"{where} does not say what ({name}) matches")
+            raise ValueError(f"nothing says what ({name}) matches")
+        _safe(expressions[name])
         return f"(?P<{name}>{expressions[name]})"
 
-    expression = _CAPTURE.sub(named_group, route.pattern)
+    literal = _LITERAL.match(text)
+    return _safe(_CAPTURE.sub(named_group, text), literal[0] if literal else "")
+
+
+@cache
+def _safe(expression: str, begin: str = "") -> re.Pattern[str]:
+    """Compile an expression that fails in good time on what follows `begin`, or ValueError."""
     try:
-        pattern = _compile(expression)
-    except re.error as error:
-        raise BadRoute(f"{where} is not a regular expression: {error}") from error
-    except BadRoute as error:
-        raise BadRoute(f"{where}: {error}") from error
-    unused = set(route.captures) - set(pattern.groupindex)
-    if unused:
-        raise BadRoute(f"{where} defines captures that it does not use: {sorted(unused)}")
-    try:
-        inspect.signature(state.function).bind(None, **dict.fromkeys(pattern.groupindex))
-    except TypeError as error:
-        raise BadRoute(f"{where} does not fit the function's arguments: {error}") from error
+        pattern = re.compile(expression, re.IGNORECASE | re.ASCII)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{expression!r} is not a regular expression: {error}") from error
+    if probe := backtracks(pattern, begin):
+        raise ValueError(
+            f"{expression!r} takes far too long to fail on {probe!r}; avoid nested repetition"
+        )
     return pattern
 
 
@@ -290,7 +318,7 @@ _PROBE_SECONDS = 0.05
 _PROBE_UNITS = ("a", "1", "-", ".", "_", "+", "a.", "a-", "a1", "a@", " ", "é")
 
 
-def backtracks(pattern: re.Pattern[str]) -> str | None:
+def backtracks(pattern: re.Pattern[str], begin: str = "") -> str | None:
     """Return a recipient that makes `pattern` run away, or None.
 
     Grows strings that almost match until the CPU time of this thread (not the wall's)
@@ -298,9 +326,9 @@ def backtracks(pattern: re.Pattern[str]) -> str | None:
     """
     for unit in _PROBE_UNITS:
         for length in (8, 12, 16, 20, 22, 24, 28, 64, 128, 254):
-            probe = (unit * length)[:length] + "\n"
-            begin = time.thread_time()
+            probe = begin + (unit * length)[:length] + "\n"
+            started = time.thread_time()
             pattern.fullmatch(probe)
-            if time.thread_time() - begin > _PROBE_SECONDS:
+            if time.thread_time() - started > _PROBE_SECONDS:
                 return probe
     return None
