@@ -71,7 +71,8 @@ def drain(queue: str, life: Life) -> int:
     """Claim and work until nothing is due or the process is to stop; return how many."""
     worked = 0
     while not life.stopping.is_set():
-        batch = Delivery.objects.claim(queue, life.process, mail_settings().BATCH_SIZE)
+        limit = mail_settings().BATCH_SIZE
+        batch = Delivery.objects.with_bytes().claim(queue, life.process, limit)
         if not batch:
             break
         life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"

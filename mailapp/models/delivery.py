@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, Self
 
-from django.db import models, transaction
-from django.db.models import F, Q
+from django.db import IntegrityError, models, transaction
+from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from mailapp.addresses import fold
 from mailapp.errors import ClaimLost
+from mailapp.mime import visible
 
 from .handler import Handler
 from .message import Message
@@ -55,7 +56,7 @@ class Outcome:
 
     def columns(self, now: datetime) -> dict[str, Any]:
         """What the delivery's row becomes when it is settled now."""
-        columns: dict[str, Any] = {"status": self.status, "reply": self.reply}
+        columns: dict[str, Any] = {"status": self.status}
         if self.handler is not None:
             columns["handler_id"] = self.handler
         if self.status == Status.DEFERRED:
@@ -73,6 +74,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def claimed(self) -> Self:
         return self.filter(claim__isnull=False)
+
+    def with_bytes(self) -> Self:
+        """Deliveries that bring the bytes of their message along, each its own copy."""
+        return self.select_related("message__raw_message")
 
     def of_address(self, address: str) -> Self:
         """Deliveries to this address, and of what this person wrote."""
@@ -103,7 +108,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 claimed_at=now,
                 attempts=F("attempts") + 1,
             )
-        rows = self.select_related("message__raw_message").in_bulk(ids)
+        rows = self.select_related("message").in_bulk(ids)
         return [rows[id] for id in ids]
 
     def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
@@ -111,21 +116,34 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
         Raise ClaimLost, and change nothing, if any of them is no longer ours.
         """
+        try:
+            with transaction.atomic(using=self.db):
+                self._settle(outcomes)
+        except IntegrityError as error:  # whoever released the claim wrote the Attempt
+            raise ClaimLost(f"some of {len(outcomes)} deliveries") from error
+
+    def _settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         now = timezone.now()
         groups: dict[tuple[Any, ...], list[int]] = {}
         for delivery, outcome in outcomes.items():
             alike = (delivery.claim, *sorted(outcome.columns(now).items(), key=itemgetter(0)))
             groups.setdefault(alike, []).append(delivery.id)
-        with transaction.atomic(using=self.db):
-            for (claim, *columns), ids in groups.items():
-                changed = self.filter(id__in=ids, claim=claim).update(
-                    claim=None, claimed_by=None, claimed_at=None, **dict(columns)
-                )
-                if changed != len(ids):
-                    raise ClaimLost(f"{len(ids) - changed} of {len(ids)} deliveries")
-            Attempt.objects.using(self.db).bulk_create(
-                Attempt.of(delivery, outcome) for delivery, outcome in outcomes.items()
+        attempts = Attempt.objects.using(self.db)
+        attempts.bulk_create(
+            Attempt.of(delivery, outcome) for delivery, outcome in outcomes.items()
+        )
+        # Each has a reply of its own, and a statement for each would take longer than the rest.
+        attempt = attempts.filter(delivery=OuterRef("id"), number=OuterRef("attempts"))
+        for (claim, *columns), ids in groups.items():
+            changed = self.filter(id__in=ids, claim=claim).update(
+                claim=None,
+                claimed_by=None,
+                claimed_at=None,
+                reply=Subquery(attempt.values("reply")),
+                **dict(columns),
             )
+            if changed != len(ids):
+                raise ClaimLost(f"{len(ids) - changed} of {len(ids)} deliveries")
 
     def give_back(self, claimed: Sequence[Delivery]) -> int:
         """Queue again what was claimed but never tried; the attempt does not count."""
@@ -172,6 +190,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             held_from=None,
         )
 
+    def mark_bounced(self, reply: str) -> int:
+        """Note that what was sent came back: deliveries that were done have failed."""
+        return self.filter(status=Status.DONE).update(status=Status.FAILED, reply=reply)
+
     def open_to(self, verb: str) -> Self:
         """Deliveries that an operator may retry, hold, release or discard."""
         return self.filter(status__in=OPERATOR_MAY[verb])
@@ -201,7 +223,7 @@ class Delivery(models.Model):
     QUEUED -> CLAIMED -> DONE | FAILED | DEFERRED | HELD
     DEFERRED -> CLAIMED                      CLAIMED -> QUEUED (its worker died)
     HELD | FAILED | DEFERRED -> QUEUED       QUEUED | DEFERRED -> HELD (by an operator)
-    QUEUED | DEFERRED | HELD -> FAILED (discarded)
+    QUEUED | DEFERRED | HELD -> FAILED (discarded)      DONE -> FAILED (it bounced)
     """
 
     Status = Status
@@ -276,7 +298,7 @@ class Delivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.recipient} ({self.status})"
+        return f"{visible(self.recipient)} ({self.status})"
 
 
 class Attempt(models.Model):
@@ -306,6 +328,11 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number}: {self.outcome}"
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return (self.ended_at - self.started_at).total_seconds()
 
     @classmethod
     def of(cls, delivery: Delivery, outcome: Outcome) -> Attempt:

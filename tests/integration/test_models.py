@@ -544,10 +544,22 @@ class TestQueryCount:
 
         assert self.statements(lambda: settle([first])) == self.statements(lambda: settle(rest))
 
-    def test_of_the_bytes_of_a_batch(self, message, claim):
+    def test_of_settle_with_a_reply_for_each(self, message, claim):
+        message(recipients=[f"{n}@example.com" for n in range(41)])
+        first, *rest = claim()
+
+        def settle(rows: list[Delivery]) -> None:
+            Delivery.objects.settle(
+                {row: Outcome(status=Status.DONE, reply=f"250 as {row.id}") for row in rows}
+            )
+
+        assert self.statements(lambda: settle([first])) == self.statements(lambda: settle(rest))
+        assert all(row.reply == f"250 as {row.id}" for row in Delivery.objects.all())
+
+    def test_of_the_bytes_of_a_batch(self, message, worker):
         for _ in range(10):
             message()
-        claimed = claim()
+        claimed = Delivery.objects.with_bytes().claim(INCOMING, worker, 50)
 
         assert self.statements(lambda: [row.message.raw for row in claimed]) == 0
 
