@@ -142,9 +142,10 @@ class _PostgresListener:
     def wait(self, timeout: float) -> None:
         try:
             raw = self._listen()
-            if not list(raw.notifies(timeout=0)):
-                self.pipe.wait_with(raw, timeout)
-                list(raw.notifies(timeout=0))
+            with self.connection.wrap_database_errors:
+                if not list(raw.notifies(timeout=0)):
+                    self.pipe.wait_with(raw, timeout)
+                    list(raw.notifies(timeout=0))
         except (DatabaseError, OSError) as error:
             logger.warning("Not listening, only polling: %s", type(error).__name__)
             self.connection.close()

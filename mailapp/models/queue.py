@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.core.validators import validate_slug
 from django.db import models
 
 INCOMING = "incoming"
@@ -17,7 +18,8 @@ class Queue(models.Model):
         RELAY = "relay", "sent by the relay"
         HELD = "held", "held for an operator"
 
-    name = models.CharField(max_length=64, primary_key=True)
+    # Short and plain, since a PostgreSQL channel and a socket's file are named after it.
+    name = models.CharField(max_length=48, primary_key=True, validators=[validate_slug])
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.HANDLERS)
     paused = models.BooleanField(
         default=False, help_text="A paused queue takes mail in, but nothing is claimed from it."

@@ -1,0 +1,192 @@
+"""Wake-ups between processes: by sockets beside SQLite, by NOTIFY on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from django.db import connection, transaction
+
+from mailapp import wakeup
+from mailapp.conf import mail_settings
+from mailapp.wakeup import Listener
+from tests.waiting import DEADLINE
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FOREVER = 3600.0  #: seconds that no test waits, unless a wake-up is lost
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[str], Listener]]:
+    """Listen to a queue until the end of the test."""
+    with ExitStack() as stack:
+
+        def start(queue: str) -> Listener:
+            listener = stack.enter_context(wakeup.listen(queue))
+            if connection.vendor == "postgresql":
+                listener.connection.inc_thread_sharing()  # `waiting` uses it in a thread
+            return listener
+
+        yield start
+
+
+@pytest.fixture
+def waiting() -> Iterator[Callable[[Listener], Future[None]]]:
+    """Let a listener wait in a thread; the future is done when it woke up."""
+    listeners = []
+    with ThreadPoolExecutor() as pool:
+
+        def wait(listener: Listener) -> Future[None]:
+            listeners.append(listener)
+            return pool.submit(listener.wait, FOREVER)
+
+        yield wait
+        for listener in listeners:
+            listener.wake()
+
+
+def sockets() -> list[Path]:
+    return list((Path(mail_settings().RUN_DIR) / "wake").glob("*"))
+
+
+def only_on(vendor: str) -> None:
+    if connection.vendor != vendor:
+        pytest.skip(f"of {vendor}")
+
+
+@pytest.mark.parametrize("queue", ["incoming", "x" * 48])
+def test_waiter_is_woken_by_another_connection(listen, waiting, together, queue):
+    woken = waiting(listen(queue))
+
+    together(lambda: wakeup.notify(queue))
+
+    woken.result(DEADLINE)
+
+
+def test_each_of_several_waiters_is_woken(listen, waiting):
+    woken = [waiting(listen("incoming")) for _ in range(3)]
+
+    wakeup.notify("incoming")
+
+    for future in woken:
+        future.result(DEADLINE)
+
+
+def test_wake_up_before_the_wait_is_not_lost(listen, waiting):
+    listener = listen("incoming")
+
+    wakeup.notify("incoming")
+
+    waiting(listener).result(DEADLINE)
+
+
+def test_wake_up_inside_a_transaction_comes_with_the_commit(listen, waiting):
+    listener = listen("incoming")
+    with transaction.atomic():
+        wakeup.notify("incoming")
+        listener.wait(0)
+
+    waiting(listener).result(DEADLINE)
+
+
+def test_process_that_stops_wakes_itself(listen, waiting):
+    listener = listen("incoming")
+    woken = waiting(listener)
+
+    listener.wake()
+
+    woken.result(DEADLINE)
+
+
+def test_wish_to_stop_before_the_wait_is_not_lost(listen, waiting):
+    listener = listen("incoming")
+
+    listener.wake()
+
+    waiting(listener).result(DEADLINE)
+
+
+def test_many_wake_ups_that_nobody_reads_do_no_harm(listen, waiting):
+    listener = listen("incoming")
+
+    for _ in range(2000):
+        wakeup.notify("incoming")
+        listener.wake()
+
+    waiting(listener).result(DEADLINE)
+
+
+def test_wait_ends_without_a_wake_up(listen):
+    listen("incoming").wait(0.01)
+
+
+def test_notification_without_a_listener_does_no_harm():
+    wakeup.notify("incoming")
+
+
+def test_listener_leaves_no_socket_behind():
+    only_on("sqlite")
+
+    with wakeup.listen("incoming"):
+        assert len(sockets()) == 1
+
+    assert sockets() == []
+
+
+def test_socket_of_a_dead_process_is_removed(listen, waiting):
+    only_on("sqlite")
+    dead = wakeup.listen("incoming")
+    dead.__enter__()
+    dead.socket.close()
+    listener = listen("incoming")
+
+    wakeup.notify("incoming")
+
+    waiting(listener).result(DEADLINE)
+    assert len(sockets()) == 1
+    dead.__exit__(None, None, None)
+
+
+def test_wake_up_that_is_rolled_back_is_not_sent(listen):
+    only_on("postgresql")
+    listener = listen("incoming")
+
+    with transaction.atomic():
+        wakeup.notify("incoming")
+        transaction.set_rollback(True)
+
+    assert list(listener.connection.connection.notifies(timeout=0)) == []
+
+
+def test_listener_whose_connection_broke_listens_again(listen, waiting, caplog):
+    only_on("postgresql")
+    listener = listen("incoming")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(%s)", [listener.connection.connection.info.backend_pid]
+        )
+
+    listener.wait(0.01)
+    assert "only polling" in caplog.text
+    listener.wait(0)
+    wakeup.notify("incoming")
+
+    waiting(listener).result(DEADLINE)
+
+
+def test_listener_polls_while_the_database_is_away(listen, waiting, caplog, monkeypatch):
+    only_on("postgresql")
+    listener = listen("incoming")
+    listener.connection.close()
+    monkeypatch.setitem(listener.connection.settings_dict, "PORT", "1")
+
+    listener.wait(0.01)
+    assert "only polling" in caplog.text
+
+    woken = waiting(listener)
+    listener.wake()
+    woken.result(DEADLINE)
