@@ -1,0 +1,186 @@
+"""What the benchmarks share: installations to measure, rounds that alternate, and a table."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests import postgres
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where databases are made: SQLite files, or a PostgreSQL."""
+
+    name: str
+    url: str = ""
+
+    @contextlib.contextmanager
+    def fresh(self, folder: Path) -> Iterator[str]:
+        """Yield the URL of an empty database, which is gone afterwards."""
+        if not self.url:
+            yield f"sqlite:///{folder}/mail.sqlite3"
+            return
+        name = f"benchmark_{uuid.uuid4().hex}"
+        self._execute(f'CREATE DATABASE "{name}"')
+        try:
+            yield urlsplit(self.url)._replace(path=f"/{name}").geturl()
+        finally:
+            self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@contextlib.contextmanager
+def database_servers(url: str | None) -> Iterator[list[Server]]:
+    """Yield the server that `url` names, else SQLite and, where one can be had, a PostgreSQL."""
+    if url:
+        on_sqlite = url.startswith("sqlite")
+        yield [Server("SQLite") if on_sqlite else Server("PostgreSQL", url)]
+        return
+    with contextlib.ExitStack() as stack:
+        servers = [Server("SQLite")]
+        try:
+            if importlib.util.find_spec("psycopg") is None:
+                raise postgres.NoPostgres("psycopg is not installed")
+            servers.append(Server("PostgreSQL", stack.enter_context(postgres.server())))
+        except postgres.NoPostgres as reason:
+            print(f"Without PostgreSQL: {reason}.")
+        yield servers
+
+
+@dataclass(frozen=True)
+class Installation:
+    """This project with a folder and a database of its own."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def part(self, name: str) -> contextlib.AbstractContextManager[str]:
+        """Run a part of `runmail` until the block ends; yield where it serves."""
+        command = ("manage.py", "runmail", "--only", name, "--supervisor-fd")
+        return running(*command, folder=self.folder, environment=self.environment)
+
+    def run(self, *command: str) -> str:
+        """Run a program to its end and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BrokenBenchmark(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+class BrokenBenchmark(Exception):
+    """A program of the benchmark failed, so there is nothing to tell."""
+
+
+@contextlib.contextmanager
+def installation(server: Server, **environment: str) -> Iterator[Installation]:
+    """Make an installation on a migrated database; all of it is gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mail-bench-") as name,
+        server.fresh(Path(name)) as url,
+    ):
+        made = Installation(
+            Path(name),
+            {
+                "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
+                "DATABASE_URL": url,
+                "RUN_DIR": name,
+                "MAIL_RECEIVER": "127.0.0.1:0",
+                **environment,
+            },
+        )
+        made.run("manage.py", "migrate", "--verbosity=0")
+        yield made
+
+
+@contextlib.contextmanager
+def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Run a program until the block ends; yield the line it says once it is ready.
+
+    The program gets the number of a socket as its last argument: it says the line there,
+    and ends when the other end is closed.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, (folder / "log").open("ab+") as log:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, *command, str(theirs.fileno())],
+                cwd=ROOT,
+                env=os.environ | environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            ready = ours.recv(4096).decode().strip()
+            if not ready:
+                log.seek(0)
+                said = log.read().decode(errors="replace")
+                raise BrokenBenchmark(f"{' '.join(command)} did not start:\n{said}")
+            yield ready
+        finally:
+            ours.close()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise BrokenBenchmark(f"{' '.join(command)} did not end") from None
+
+
+def medians(contestants: Mapping[str, Callable[[int], float]], seconds: float) -> dict[str, float]:
+    """Measure each contestant once a round, in turn, and return its median rate a second.
+
+    A contestant does something as often as it is asked and returns how long that took.
+    """
+    counts = {name: _count_for(contestant, seconds) for name, contestant in contestants.items()}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, contestant in contestants.items():
+            rates[name].append(counts[name] / contestant(counts[name]))
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def _count_for(contestant: Callable[[int], float], seconds: float) -> int:
+    """Warm it up, and find how often it can be done in about `seconds`."""
+    count = 10
+    while (took := contestant(count)) < min(seconds, 0.5):
+        count *= 2
+    return max(int(count * seconds / took), 1)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below a title: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    print(f"\n{title}\n")
+    for row in (header, *rows):
+        first, *others = (
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join([first, *others]).rstrip())

@@ -1,0 +1,121 @@
+"""Puts load on an SMTP server: `smtp-source` where it is installed, else our own client."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from benchmarks.harness import BrokenBenchmark
+
+SMTP_SOURCE = shutil.which("smtp-source") or shutil.which("/usr/sbin/smtp-source")
+_PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Load:
+    """How mail is sent: of what size, to whom, how many at once, over how many connections."""
+
+    name: str
+    size: int
+    kept: bool = True  #: many messages over one connection
+    sessions: int = 20
+    recipient: str = "note@localhost"
+
+
+class Span(NamedTuple):
+    """When something began and ended (Unix time)."""
+
+    begin: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+def send(address: str, load: Load, count: int) -> Span:
+    """Send `count` messages by the fastest means; return when the last was answered."""
+    return _by_smtp_source(address, load, count) if SMTP_SOURCE else converse(address, load, count)
+
+
+def _by_smtp_source(address: str, load: Load, count: int) -> Span:
+    begin = time.time()
+    done = subprocess.run(
+        [
+            *(SMTP_SOURCE or "smtp-source", "-s", str(load.sessions), "-m", str(count)),
+            *(["-d"] if load.kept else []),
+            *("-l", str(load.size), "-f", "reader@client.test", "-t", load.recipient),
+            address,
+        ],
+    )
+    if done.returncode:
+        raise BrokenBenchmark(f"smtp-source could not send {count} messages to {address}")
+    return Span(begin, time.time())
+
+
+def converse(address: str, load: Load, count: int) -> Span:
+    """Send `count` messages, each from another sender, by processes of our own."""
+    shares = [range(start, count, _PROCESSES) for start in range(min(_PROCESSES, count))]
+    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+        run = uuid.uuid4().hex[:8]
+        jobs = [pool.submit(_send_share, address, load, run, share) for share in shares]
+        spans = [job.result() for job in jobs]
+    return Span(min(span.begin for span in spans), max(span.end for span in spans))
+
+
+def _send_share(address: str, load: Load, run: str, numbers: Sequence[int]) -> Span:
+    return asyncio.run(_Client(address, load, run).send(numbers))
+
+
+class _Client:
+    def __init__(self, address: str, load: Load, run: str) -> None:
+        self.host, _, self.port = address.rpartition(":")
+        self.load = load
+        self.run = run
+        self.message = b"Subject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * (load.size // 80)
+
+    async def send(self, numbers: Sequence[int]) -> Span:
+        sessions = max(self.load.sessions // _PROCESSES, 1)
+        begin = time.time()
+        await asyncio.gather(
+            *(self.send_over_one(numbers[start::sessions]) for start in range(sessions))
+        )
+        return Span(begin, time.time())
+
+    async def send_over_one(self, numbers: Sequence[int]) -> None:
+        """Send over one connection, or over one after the other."""
+        if not self.load.kept:
+            for number in numbers:
+                await self.session([number])
+        elif numbers:
+            await self.session(numbers)
+
+    async def session(self, numbers: Sequence[int]) -> None:
+        reader, writer = await asyncio.open_connection(self.host, int(self.port))
+
+        async def ask(command: bytes, wanted: bytes) -> None:
+            writer.write(command)
+            while (line := await reader.readline())[3:4] == b"-":
+                pass
+            if not line.startswith(wanted):
+                raise BrokenBenchmark(f"{command[:40]!r} was answered {line!r}")
+
+        await ask(b"", b"220")
+        await ask(b"EHLO client.test\r\n", b"250")
+        for number in numbers:
+            sender = f"{self.run}-{number}@client.test"
+            await ask(f"MAIL FROM:<{sender}>\r\n".encode(), b"250")
+            await ask(f"RCPT TO:<{self.load.recipient}>\r\n".encode(), b"250")
+            await ask(b"DATA\r\n", b"354")
+            await ask(self.message + b".\r\n", b"250")
+        await ask(b"QUIT\r\n", b"221")
+        writer.close()
+        await writer.wait_closed()
