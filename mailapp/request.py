@@ -23,6 +23,7 @@ class MailRequest:
     def __init__(self, delivery: Delivery, *, raw: bytes | None = None) -> None:
         self.delivery = delivery
         self.conversation: Conversation | None = None  #: set for functions that have a state
+        self.note = ""  #: what a handler tells the operator; shown with the delivery
         if raw is not None:
             self.raw = raw
 
@@ -45,6 +46,12 @@ class MailRequest:
     def identity(self) -> identity.Identity | None:
         """Who wrote this, as far as we know; None for the null sender."""
         return identity.of_sender(self.sender)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the handler keeps of the conversation, as JSON; stored with its state."""
+        assert self.conversation is not None, "a stateless function has no conversation"
+        return self.conversation.data
 
     # The content
 

@@ -183,7 +183,10 @@ class _Turn:
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
         self.posted.add(effects.posted)
         self.outcomes[plan.request.delivery] = Outcome(
-            status=Status.DONE, handler=plan.handler, started_at=started_at
+            status=Status.DONE,
+            reply=plan.request.note,
+            handler=plan.handler,
+            started_at=started_at,
         )
 
     def fail(
