@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.harness import BrokenBenchmark
 
@@ -80,23 +81,25 @@ class _Session(asyncio.Protocol):
 @contextlib.contextmanager
 def running_sink() -> Iterator[Sink]:
     """Run a sink in a thread until the block ends."""
-    sink, loop, ready = Sink(), asyncio.new_event_loop(), threading.Event()
+    sink, ready = Sink(), threading.Event()
+    stop: Callable[[], object]
 
     async def serve() -> None:
+        nonlocal stop
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        stop = partial(loop.call_soon_threadsafe, stopping.set)
         server = await loop.create_server(lambda: _Session(sink), "127.0.0.1")
         host, port = server.sockets[0].getsockname()
         sink.address = f"{host}:{port}"
         ready.set()
+        await stopping.wait()
+        server.close()
 
-    def work() -> None:
-        loop.run_until_complete(serve())
-        loop.run_forever()
-
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     ready.wait()
     try:
         yield sink
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        stop()
         thread.join()
