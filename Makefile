@@ -42,8 +42,8 @@ check: $(VENV)/installed-test $(VENV)/installed-dev ## check the settings, migra
 bench: install ## measure messages per second
 	$(VENV)/bin/python -m benchmarks
 
-docs-settings: install ## write the tables of docs/settings.md anew
-	$(MANAGE) settingsdoc docs/settings.md
+docs-settings: install ## write the table in docs/settings.md anew
+	$(VENV)/bin/python -m docs.settings
 
 clean: ## remove .venv and what the tools keep; run/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
