@@ -12,6 +12,9 @@ import pytest
 
 from tests import postgres
 
+# Where the project is installed, its entry point has the same name, and so it is loaded once.
+pytest_plugins = ["mailapp.testing.plugin"]
+
 _missing = pytest.StashKey[str]()
 
 _OURS = ("DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY", "WEB")  # and every MAIL_*
