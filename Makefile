@@ -58,6 +58,6 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/pip
 	touch $@
 
 $(VENV)/installed-%: requirements.txt pyproject.toml | $(VENV)/bin/pip
-	echo "Installing what is needed to $* …"
+	echo "Adding what “$*” needs …"
 	$(PIP) --editable '.[$*]'
 	touch $@

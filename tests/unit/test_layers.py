@@ -17,7 +17,7 @@ ORDER = [
     *["routing", "bounces", "identity"],
     *["storage", "models"],
     *["wakeup", "lifecycle", "registry"],
-    *["rendering", "outbox", "request", "backends"],
+    *["rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["worker", "receiver", "engines"],
     *["handlers"],
