@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +24,7 @@ from mailapp.models import (
     Transition,
 )
 from mailapp.models.delivery import Outcome, Status
+from tests import hours
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>"
@@ -120,13 +123,20 @@ class Mailroom:
         }
 
 
+@contextlib.contextmanager
+def furnished() -> Iterator[Mailroom]:
+    """Store something of everything, while `tests.hours` is the one handler module."""
+    with registry.instead(hours):
+        yield furnish()
+
+
 def furnish() -> Mailroom:
-    """Store a mail in each status, with its attempts, a conversation and three processes."""
+    """Store a mail in each status, with its attempts, a conversation and two processes."""
     registry.sync()
     worker = Process.objects.start(Process.Kind.WORKER, INCOMING)
     silent = Process.objects.start(Process.Kind.RELAY, OUTGOING)
     Process.objects.filter(pk=silent.pk).update(heartbeat_at=timezone.now() - timedelta(hours=3))
-    handler = Handler.objects.first() or Handler.objects.create(module="shop.handlers.hours")
+    handler = Handler.objects.get(module=hours.__name__)
     store("Sunday", "Monday", "Someday", "Holiday")
     done, failed, deferred, held = Delivery.objects.claim(INCOMING, worker, 10)
     worker.beat("incoming: 4 claimed")

@@ -47,10 +47,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def mailroom(transactional_db: None) -> Mailroom:
-    from tests.mailroom import furnish
+def mailroom(transactional_db: None) -> Iterator[Mailroom]:
+    from tests.mailroom import furnished
 
-    return furnish()
+    with furnished() as mailroom:
+        yield mailroom
 
 
 class Watch:
