@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 from django.core.files import File
 from django.core.files.storage import storages
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.utils import timezone
 
 from mailapp import mime
 from mailapp.addresses import fold
 from mailapp.conf import mail_settings
 
+from .insert import insert
 from .queue import INCOMING
-
-if TYPE_CHECKING:
-    from .delivery import Delivery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +51,46 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """
         from .delivery import Delivery
 
-        limit = mail_settings().INLINE_SIZE
-        with transaction.atomic(using=self.db):
-            messages = self.bulk_create([Message.from_mail(mail) for mail in mails])
-            RawMessage.objects.using(self.db).bulk_create(
-                RawMessage(message=message, file=mail.file or keep_large(BytesIO(mail.raw)))
-                if mail.size > limit or mail.file
-                else RawMessage(message=message, content=mail.raw)
-                for message, mail in zip(messages, mails, strict=True)
+        now = timezone.now()
+        rows = [_message_row(mail) for mail in mails]
+        with transaction.atomic(using=self.db, savepoint=False):
+            stamp = connections[self.db].ops.adapt_datetimefield_value(now)
+            keys = insert(Message, _MESSAGE_COLUMNS, self.db).returning_keys(
+                [(stamp, *row) for row in rows]
             )
-            Delivery.objects.using(self.db).bulk_create(
-                delivery
-                for message, mail in zip(messages, mails, strict=True)
-                for delivery in _deliveries(message, mail)
+            insert(RawMessage, _RAW_COLUMNS, self.db).rows(
+                [(key, *_raw_row(mail)) for key, mail in zip(keys, mails, strict=True)]
             )
-        return messages
+            insert(Delivery, _DELIVERY_COLUMNS, self.db).rows(
+                [
+                    (stamp, stamp, key, *row)
+                    for key, mail in zip(keys, mails, strict=True)
+                    for row in _delivery_rows(mail)
+                ]
+            )
+        return [
+            Message.from_db(self.db, _MESSAGE_FIELDS, (key, now, *row))
+            for key, row in zip(keys, rows, strict=True)
+        ]
+
+
+_MESSAGE_COLUMNS = (
+    "created_at",
+    "sender",
+    "size",
+    "protocol",
+    "peer",
+    "helo",
+    "tls",
+    "subject",
+    "author",
+    "message_id",
+    "verdict",
+    "cause_id",
+)
+_MESSAGE_FIELDS = ("id", *_MESSAGE_COLUMNS)  # all of them, in the order of the model
+_RAW_COLUMNS = ("message_id", "content", "file")
+_DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person", "recipient")
 
 
 def keep_large(content: BinaryIO) -> str:
@@ -75,21 +98,32 @@ def keep_large(content: BinaryIO) -> str:
     return storages["mail"].save(timezone.now().strftime("%Y/%m/%d/mail.eml"), File(content))
 
 
-def _deliveries(message: Message, mail: NewMail) -> list[Delivery]:
-    from .delivery import Delivery
+def _message_row(mail: NewMail) -> tuple[Any, ...]:
+    return (
+        mail.sender,
+        mail.size,
+        mail.protocol,
+        mail.peer,
+        mail.helo,
+        mail.tls,
+        *mime.head_columns(mail.raw),
+        None,  # the verdict comes later
+        mail.cause,
+    )
 
+
+def _delivery_rows(mail: NewMail) -> Iterator[tuple[str, str, str]]:
     person = fold(mail.sender) if mail.protocol else ""
-    return [
-        Delivery(
-            message=message,
-            queue_id=mail.queue,
-            recipient=recipient,
-            person=person,
-            due_at=message.created_at,
-            created_at=message.created_at,
-        )
-        for recipient in mail.recipients
-    ]
+    for recipient in mail.recipients:
+        yield mail.queue, person, recipient
+
+
+def _raw_row(mail: NewMail) -> tuple[bytes | None, str]:
+    if mail.file:
+        return None, mail.file
+    if len(mail.raw) > mail_settings().INLINE_SIZE:
+        return None, keep_large(BytesIO(mail.raw))
+    return mail.raw, ""
 
 
 class Message(models.Model):
@@ -121,24 +155,7 @@ class Message(models.Model):
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return self.subject or f"message {self.pk}"
-
-    @classmethod
-    def from_mail(cls, mail: NewMail) -> Message:
-        """Build the row, without saving it."""
-        head = mime.head_columns(mail.raw)
-        return cls(
-            sender=mail.sender,
-            size=mail.size,
-            protocol=mail.protocol,
-            peer=mail.peer,
-            helo=mail.helo,
-            tls=mail.tls,
-            subject=head.subject,
-            author=head.author,
-            message_id=head.message_id,
-            cause_id=mail.cause,
-        )
+        return mime.visible(self.subject) or f"message {self.pk}"
 
     @property
     def raw(self) -> bytes:

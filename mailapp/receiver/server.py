@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import uvloop
 
+from mailapp import registry
 from mailapp.conf import Endpoint, mail_settings
 from mailapp.errors import PortTaken
 from mailapp.lifecycle import living
@@ -22,6 +23,7 @@ def run(on_ready: Callable[[str], None] = print) -> None:
 
     `on_ready` is called with `host:port` once mail is taken. Raise PortTaken.
     """
+    registry.sync()  # a recipient that only a new handler takes must not be refused for good
     with living(Process.Kind.RECEIVER, INCOMING) as life, event_loop() as runner:
         stopping = asyncio.Event()
         loop = runner.get_loop()
