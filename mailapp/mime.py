@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import binascii
+import contextlib
 import email.message
 import email.parser
 import email.utils
+import encodings.aliases
 import io
+import pkgutil
 import re
-from collections.abc import Iterator
-from email import policy
+from collections.abc import Iterator, Sequence
 from email.generator import BytesGenerator
-from email.header import decode_header
+from email.header import Header
+from email.policy import Compat32
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import quotequail
 
 _HEAD_LIMIT = 65536
+_END_OF_HEAD = re.compile(rb"\A\r?\n|\r?\n\r?\n")
 _FIELD = re.compile(
     rb"^(subject|from|message-id):[ \t]*((?:[^\n]*\n[ \t]+)*[^\n]*)", re.IGNORECASE | re.MULTILINE
 )
@@ -44,54 +50,120 @@ def head_columns(raw: bytes) -> HeadColumns:
 
 def head(raw: bytes) -> bytes:
     """Return the header section of a mail, of which the first 64 kB."""
-    return raw[: _end_of_head(raw)]
+    end = _END_OF_HEAD.search(raw, 0, _HEAD_LIMIT)
+    return raw[: end.start() if end else _HEAD_LIMIT]
 
 
-def _end_of_head(raw: bytes) -> int:
-    ends = [at for at in (raw.find(b"\r\n\r\n", 0, _HEAD_LIMIT), raw.find(b"\n\n", 0, _HEAD_LIMIT))]
-    return min((at for at in ends if at >= 0), default=_HEAD_LIMIT)
+# Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.
+_WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bq])\?([^?]*)\?=", re.IGNORECASE)
+_WORDS = re.compile(r"(?:=\?[^?\s]+\?[bq]\?[^?]*\?=\s*)+", re.IGNORECASE)
 
 
 def decoded(value: bytes | str) -> str:
     """Return a header's value as one line of text: RFC 2047 words decoded, controls removed."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    text = text[:4096]
-    if "=?" in text:
-        text = _decode_words(text)
-    return one_line(text)
+    text = to_text(value, None) if isinstance(value, bytes) else value
+    return one_line(_WORDS.sub(_decode_words, text) if "=?" in text else text)
 
 
-def _decode_words(text: str) -> str:
-    unfolded = re.sub(r"\r?\n[ \t]+", " ", text)
-    try:
-        words = decode_header(unfolded)
-    except (ValueError, LookupError):
-        return text
-    return "".join(
-        word if isinstance(word, str) else to_text(word, charset) for word, charset in words
+def _decode_words(found: re.Match[str]) -> str:
+    """Decode words that follow each other; a character may be parted between two of them."""
+    words = groupby(_WORD.findall(found[0]), key=lambda word: word[0])
+    text = "".join(
+        to_text(b"".join(_word_octets(*word[1:]) for word in alike), charset)
+        for charset, alike in words
     )
+    return text + " " if found[0][-1].isspace() else text
+
+
+def _word_octets(encoding: str, text: str) -> bytes:
+    octets = text.encode("utf-8", "replace")
+    if encoding in "qQ":
+        return binascii.a2b_qp(octets, header=True)
+    digits = re.sub(rb"[^A-Za-z0-9+/]", b"", octets)
+    whole = digits[: -1 if len(digits) % 4 == 1 else None]
+    return binascii.a2b_base64(whole + b"==")
+
+
+# The others are no charsets, run for minutes (idna, punycode), or read escapes into the text.
+_CHARSETS = (
+    {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    | set(encodings.aliases.aliases)
+) - {"idna", "punycode", "raw_unicode_escape", "unicode_escape", "mbcs", "oem"}
+
+# What is meant by these names, as in every browser (https://encoding.spec.whatwg.org).
+_MEANT = {
+    "iso_8859_1": "cp1252",
+    "gb2312": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "ks_c_5601_1987": "cp949",
+}
 
 
 def to_text(data: bytes, charset: str | None) -> str:
-    """Decode with `charset` where it is known and fits, else UTF-8, else Latin-1; never raises."""
-    for name in (charset, "utf-8"):
-        try:
-            return data.decode(name or "ascii")
-        except (LookupError, ValueError):
-            continue
-    return data.decode("latin-1")
+    """Decode with `charset` where it is known and fits, else UTF-8, else Windows-1252.
+
+    Never raises, and leaves no half of a surrogate pair.
+    """
+    name = encodings.normalize_encoding((charset or "utf_8").lower())
+    for known in (_MEANT.get(name, name), "utf_8"):
+        if known in _CHARSETS:  # Python remembers for ever each unknown name that it is asked for
+            try:
+                text = data.decode(known)
+                text.encode()
+            except (LookupError, ValueError):
+                continue
+            return text
+    return data.decode("cp1252", "replace")
 
 
 # A mail as a whole. compat32 takes what strangers send; policy.default raises on some of it
 # and can be made to use gigabytes.
 
 
+class _Lenient(Compat32):
+    """compat32 with two repairs, since the standard library takes time by the square there."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        """Cut the fields whose parameters will be read."""
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:2048] if name.lower().startswith("content-") else value
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        """Write a field as it was, without folding it anew."""
+        return f"{name}: {value}{self.linesep}".encode("ascii", "surrogateescape")
+
+
+_LENIENT = _Lenient()
+
+
 def parse(raw: bytes) -> email.message.Message:
-    """Parse a mail; never raises. What is nested too deep becomes one text part."""
-    try:
-        return email.parser.BytesParser(policy=policy.compat32).parsebytes(raw)
-    except (RecursionError, ValueError):
-        return email.parser.BytesHeaderParser(policy=policy.compat32).parsebytes(raw)
+    """Parse a mail; never raises. What would take too long to take apart stays one part."""
+    if not _is_too_much(raw):
+        with contextlib.suppress(Exception):  # nested too deep, or a fault of the parser
+            return email.parser.BytesParser(policy=_LENIENT).parsebytes(raw)
+    return _in_one_part(raw)
+
+
+def _is_too_much(raw: bytes) -> bool:
+    """Say whether there are more lines and parts than any real mail has.
+
+    The parser compares each line with the boundary of each part that it is in.
+    """
+    lines = raw.count(b"\n") + raw.count(b"\r")
+    return (
+        lines > 2_000_000
+        or lines * raw.lower().count(b"boundary") > 50_000_000
+        or raw.count(b"\n--") + raw.count(b"\r--") > 20_000
+    )
+
+
+def _in_one_part(raw: bytes) -> email.message.Message:
+    top = head(raw)
+    parser = email.parser.BytesHeaderParser(policy=_LENIENT)
+    message = parser.parsebytes(top + b"\r\n\r\n")
+    message.set_payload(raw[len(top) :].lstrip(b"\r\n").decode("ascii", "surrogateescape"))
+    return message
 
 
 def headers(message: email.message.Message) -> list[tuple[str, str]]:
@@ -101,11 +173,14 @@ def headers(message: email.message.Message) -> list[tuple[str, str]]:
 
 def header(message: email.message.Message, name: str) -> str:
     """Return the first field of that name as text on one line, or ""."""
+    return decoded(_as_bytes(raw_header(message, name)))
+
+
+def raw_header(message: email.message.Message, name: str) -> str:
+    """Return the first field of that name as it was written, or ""."""
     wanted = name.lower()
-    for field, value in message.raw_items():
-        if field.lower() == wanted:
-            return decoded(_as_bytes(value))
-    return ""
+    values = (str(value) for field, value in message.raw_items() if field.lower() == wanted)
+    return next(values, "")
 
 
 def _as_bytes(value: Any) -> bytes:
@@ -138,13 +213,15 @@ def attachments(message: email.message.Message) -> list[Attachment]:
 
 
 def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
+    """Yield the leaves; a mail or report within the mail is one."""
     waiting = [message]
     while waiting:
-        part = waiting.pop(0)
-        if part.get_content_type() == "message/rfc822" and part is not message:
-            yield part
-        elif part.is_multipart():
-            waiting[:0] = part.get_payload()  # type: ignore[arg-type]
+        part = waiting.pop()
+        inner = part.get_payload()
+        if isinstance(inner, list) and (
+            part is message or part.get_content_maintype() != "message"
+        ):
+            waiting += reversed(inner)  # type: ignore[arg-type]
         else:
             yield part
 
@@ -152,7 +229,7 @@ def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
 def _is_attached(part: email.message.Message) -> bool:
     return (
         part.get_content_maintype() != "text"
-        or str(part.get("Content-Disposition", "")).lower().startswith("attachment")
+        or header(part, "Content-Disposition").lower().startswith("attachment")
         or bool(_filename(part))
     )
 
@@ -160,41 +237,57 @@ def _is_attached(part: email.message.Message) -> bool:
 def _filename(part: email.message.Message) -> str:
     try:
         return decoded(part.get_filename() or "")
-    except (LookupError, ValueError, TypeError):
+    except Exception:  # of parameters that the library cannot read
         return ""
 
 
 def content(part: email.message.Message) -> bytes:
     """Return what a part holds, its transfer encoding undone; never raises."""
-    if part.is_multipart():
-        return b"\r\n".join(_flat(inner) for inner in part.get_payload())  # type: ignore[arg-type]
+    inner = part.get_payload()
+    if isinstance(inner, list):
+        return b"\r\n".join(_flat(each) for each in inner)  # type: ignore[arg-type]
     try:
-        content = part.get_payload(decode=True)
-    except (LookupError, ValueError, TypeError):
-        content = None
-    return content if isinstance(content, bytes) else _as_bytes(part.get_payload())
+        octets = part.get_payload(decode=True)
+    except Exception:  # of an encoding that the library cannot read
+        octets = None
+    return octets if isinstance(octets, bytes) else _as_bytes(inner)
 
 
 def _flat(message: email.message.Message) -> bytes:
     try:
         return message.as_bytes()
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
-        return _as_bytes(message.get_payload())
+    except Exception:  # nested too deep, or a fault of the library
+        return b""
 
 
 def _text(part: email.message.Message) -> str:
     try:
         charset = part.get_content_charset()
-    except (LookupError, ValueError, TypeError):
+    except Exception:  # of parameters that the library cannot read
         charset = None
-    return to_text(content(part), charset).replace("\r\n", "\n")
+    return to_text(content(part), charset).replace("\r\n", "\n").replace("\0", "\ufffd")
+
+
+_LINES_LOOKED_AT = 500  #: quotequail takes time by the square of the lines, and of their length
 
 
 def reply_text(text: str) -> str:
-    """Return what the author wrote anew: the text above a quotation, without a signature."""
-    parts = quotequail.unwrap(text)
-    new = parts.get("text_top", text) if parts else text
-    return re.split(r"^-- \n", new, maxsplit=1, flags=re.MULTILINE)[0].strip()
+    """Return what the author wrote anew: without the quotation and the signature.
+
+    That is the text above a quotation, or where there is none, below it.
+    """
+    lines = text.strip().split("\n")
+    looked_at = "\n".join(line[:500] for line in lines[:_LINES_LOOKED_AT]).rstrip()
+    parts = quotequail.unwrap(looked_at) or {}
+    if top := parts.get("text_top"):
+        lines = lines[: _count_lines(top)]
+    elif bottom := parts.get("text_bottom"):
+        lines = lines[_count_lines(looked_at) - _count_lines(bottom) :]
+    return re.split(r"^-- ?$", "\n".join(lines), maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+
+def _count_lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 def is_automatic(message: email.message.Message) -> bool:
@@ -205,13 +298,44 @@ def is_automatic(message: email.message.Message) -> bool:
         submitted not in {"", "no"}
         or precedence in {"bulk", "junk", "list"}
         or any(name.lower() in {"list-id", "list-post"} for name in message)
-        or is_report(message)
+        or message.get_content_type() == "multipart/report"
     )
 
 
+_REPORT_TYPE = re.compile(r"report-type\s*=\s*\"?([\w-]+)", re.IGNORECASE)
+
+
 def is_report(message: email.message.Message) -> bool:
-    """Say whether this is a delivery report by its form (RFC 6522)."""
-    return message.get_content_type() == "multipart/report"
+    """Say whether this is a delivery report by its form (RFC 3464), not another one (RFC 6522)."""
+    if message.get_content_type() != "multipart/report":
+        return False
+    kind = _REPORT_TYPE.search(raw_header(message, "Content-Type"))
+    return kind is None or kind[1].lower() == "delivery-status"
+
+
+def may_be_report(raw: bytes) -> bool:
+    """Say whether it is worth while to parse a mail and ask `is_report`."""
+    return b"multipart/report" in head(raw).lower()
+
+
+# Addresses and ids that a stranger wrote into a header.
+
+
+def mailbox(value: str) -> tuple[str, str]:
+    """Return the display name and the address of the first mailbox of a field; never raises.
+
+    `value` is not decoded yet, or an encoded word could pretend to be the address.
+    """
+    try:
+        name, address = email.utils.parseaddr(one_line(to_text(_as_bytes(value[:2048]), None)))
+    except RecursionError:  # of comments in comments
+        return "", ""
+    return decoded(name), address
+
+
+def message_ids(value: str) -> list[str]:
+    """Return the well-formed ones of the ids in a Message-ID or References field."""
+    return re.findall(r"<[!-;=?-~]{1,250}>", value)
 
 
 # Mail that we compose.
@@ -246,9 +370,15 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
-def with_fields(fields: list[tuple[str, str]], raw: bytes) -> bytes:
+def with_fields(fields: Sequence[tuple[str, str]], raw: bytes) -> bytes:
     """Put header fields above the bytes of a mail, which stay as they are (DKIM still holds)."""
-    return b"".join(f"{name}: {one_line(value)}\r\n".encode() for name, value in fields) + raw
+    return b"".join(f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields) + raw
+
+
+def _written(name: str, value: str) -> str:
+    """Return a value as a header carries it: ASCII, on lines of at most 998 octets."""
+    header = Header(one_line(value), "ascii" if value.isascii() else "utf-8", header_name=name)
+    return header.encode(linesep="\r\n")
 
 
 def new_message_id(hostname: str) -> str:

@@ -1,0 +1,421 @@
+"""Bytes to mail and mail to bytes, on what strangers send."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import unicodedata
+from email.message import EmailMessage
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailapp import mime
+from tests.corpus import messages, needs_corpus
+from tests.project import ROOT
+from tests.waiting import DEADLINE
+
+
+def is_clean(text: str) -> bool:
+    """Say whether a database takes this as one line of text."""
+    return not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in text)
+
+
+def read_all(raw: bytes) -> None:
+    """Take every view of a mail that there is."""
+    parsed = mime.parse(raw)
+    assert all(is_clean(value) for _, value in mime.headers(parsed))
+    for subtype in ("plain", "html"):
+        text = mime.text_of(parsed, subtype)
+        assert "\0" not in text
+        text.encode()
+    mime.reply_text(mime.text_of(parsed))
+    for attachment in mime.attachments(parsed):
+        assert is_clean(attachment.filename)
+        assert isinstance(attachment.content, bytes)
+    mime.is_automatic(parsed)
+    mime.is_report(parsed)
+    mime.mailbox(mime.raw_header(parsed, "From"))
+    columns = mime.head_columns(raw)
+    assert all(map(is_clean, columns))
+    assert (len(columns.subject), len(columns.author), len(columns.message_id)) <= (255, 320, 255)
+
+
+# Whatever it is
+
+
+@needs_corpus
+@pytest.mark.parametrize("path", messages(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_mail_of_the_corpus_can_be_read(path):
+    raw = path.read_bytes()
+
+    for mail in (raw, raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")):
+        read_all(mail)
+
+
+LINES = st.sampled_from(
+    [
+        *[
+            b"",
+            b" folded",
+            b"\tfolded",
+            b"From:",
+            b"Subject: =?utf-8?b?abc?=",
+            b"a",
+            b"--b",
+            b"--b--",
+        ],
+        *[b"Content-Type: text/plain; charset=", b'Content-Type: text/html; charset="utf-16"'],
+        *[b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: message/rfc822"],
+        *[
+            b"Content-Type: multipart/report; report-type=",
+            b"Content-Type: message/delivery-status",
+        ],
+        *[b"Content-Transfer-Encoding: base64", b"Content-Transfer-Encoding: quoted-printable"],
+        *[
+            b"Content-Transfer-Encoding: uuencode",
+            b"begin 644 x",
+            b"=C3",
+            b"\xff\xfe",
+            b"\0",
+            b"\r",
+        ],
+        *[b"Content-Disposition: attachment; filename*0*=utf-16''%ff; filename*1=\xff"],
+    ]
+)
+
+
+@given(st.lists(st.one_of(LINES, st.binary(max_size=20))))
+def test_any_bytes_can_be_read(lines):
+    read_all(b"\r\n".join(lines))
+
+
+@given(st.binary(), st.text())
+def test_any_charset_gives_text(data, charset):
+    mime.to_text(data, charset).encode()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"".join(
+            b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n)
+            for n in range(1000)
+        ),
+        b"".join(
+            b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n)
+            for n in range(150)
+        )
+        + b"a\r\n" * 1_000_000,
+        b"Content-Type: message/rfc822\r\n\r\n" * 5000,
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 15_000,
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 100_000,
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\n\nx\n" * 1_000_000,
+        b"A: b\r\n\r\n" + b"a\r" * 10_000_000,
+        b"Content-Type: text/plain" + b";" * 20_000 + b"\r\n\r\nx",
+        b"Content-Type: multipart/mixed" + b";" * 5_000_000 + b"\r\n\r\nx",
+        b'Content-Type: multipart/mixed; a="' + b";" * 5_000_000 + b"\r\n\r\nx",
+        b"Content-Disposition: attachment" + b"; filename*0*=a" * 100_000 + b"\r\n\r\nx",
+        b"Content-Type: text/plain\r\n" + b" ;\r\n" * 1_000_000 + b"\r\nx",
+        b"To: " + b"," * 100_000 + b"\r\nFrom: " + b"," * 100_000 + b"\r\n\r\nx",
+        b"From: " + b"(" * 100_000 + b"\r\n\r\nx",
+        b"From: " + b'"a" <' * 100_000 + b"\r\n\r\nx",
+        b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\r\n\r\nx",
+        b"Subject: " + b"=?" * 1_000_000 + b"\r\n\r\nx",
+        b"Subject: " + b"=?a?q?" * 300_000 + b"\r\n\r\nx",
+        b"Subject: =?utf-8?b?" + b"YQ" * 1_000_000 + b"?=\r\n\r\nx",
+        b"Subject: " + b" " * 1_000_000 + b"=?x" + b"\r\n\r\nx",
+        b"Subject: " + b"".join(b"=?x%d?q?a?=" % n for n in range(20_000)) + b"\r\n\r\nx",
+        b"Subject: =?punycode?q?" + b"a" * 500_000 + b"-" + b"b" * 500_000 + b"?=\r\n\r\nx",
+        b"Subject: a" + b"\r\n a" * 1_000_000 + b"\r\n\r\nx",
+        b"".join(b"X-%d: a\r\n" % n for n in range(50_000)) + b"\r\nx",
+        b"Content-Type: text/plain; charset=punycode\r\n\r\n" + b"a-" * 500_000,
+        b"Content-Type: text/plain; charset=idna\r\n\r\n" + b"a" * 1_000_000,
+        b"A: b\r\n\r\n" + b"a:\r\n" * 500_000,
+        b"A: b\r\n\r\n" + b"From: a\r\nb\r\n" * 100_000,
+        b"A: b\r\n\r\n" + b"> a\r\nb\r\n" * 100_000,
+        b"A: b\r\n\r\nOp " + b" heeft" * 500_000,
+        b"A: b\r\n\r\n" + b"On a\r\n" * 500_000,
+        b"A: b\r\n\r\n" + b"-- \r\n" * 500_000,
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822"
+        b"\r\n\r\nTo: " + b"a@b, " * 100_000 + b"\r\n\r\nx\r\n--b--\r\n",
+    ],
+    ids=lambda hostile: f"{hostile[:30]!r}+{len(hostile)}",
+)
+def test_hostile_mail_takes_bounded_time_and_memory(hostile, tmp_path):
+    (tmp_path / "mail.eml").write_bytes(hostile)
+    program = (
+        "import sys; from tests.unit.test_mime import read_all; read_all(sys.stdin.buffer.read())"
+    )
+
+    with (tmp_path / "mail.eml").open("rb") as mail:
+        subprocess.run(
+            [sys.executable, "-c", program],
+            stdin=mail,
+            cwd=ROOT,
+            timeout=DEADLINE,
+            check=True,
+            preexec_fn=_limit_memory,
+        )
+
+
+def _limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+
+# Header fields
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"Hello", "Hello"),
+        (b"=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Grüße"),
+        (b"=?UTF-8?B?R3LDvMOfZQ==?=", "Grüße"),
+        (b"=?iso-8859-1*de?Q?Gr=FC=DFe_an?= dich", "Grüße an dich"),
+        (b"An: =?utf-8?q?a?= =?utf-8?q?b?= c", "An: ab c"),
+        (b"=?utf-8?q?a?=\r\n =?utf-8?q?b?=", "ab"),
+        (b"=?utf-8?b?w?= =?utf-8?b?7w=?=", "ï"),  # a character in two words
+        (b"=?utf-8?q?=C3?= =?utf-8?q?=BC?=", "ü"),
+        (b"=?utf-8?q?=C3?= =?iso-8859-1?q?=FC?=", "Ãü"),
+        (b"=?utf-8?b?abc?=", "i·"),  # its padding is gone
+        (b"=?utf-8?b?a?=", ""),
+        (b"=?utf-8?b?SGV!sbG8=?=", "Hello"),
+        (b"=?nonsense?q?Gr=C3=BC=C3=9Fe?=", "Grüße"),
+        (b"=?utf-8?q?Gr=FC=DFe?=", "Grüße"),  # it is Latin-1
+        (b"=?utf-8?x?Hello?=", "=?utf-8?x?Hello?="),
+        (b"=?utf-8?q?unfinished", "=?utf-8?q?unfinished"),
+        ("Grüße".encode(), "Grüße"),
+        ("Grüße".encode("latin-1"), "Grüße"),
+        (b"=?utf-8?q?a=0D=0ABcc:_x=40y?=", "a Bcc: x@y"),
+        (b"=?utf-8?q?a=00b=E2=80=A8c=7F?=", "a b c"),
+        (b"=?utf-7?q?+2AA-?=", "+2AA-"),  # half of a surrogate pair
+        (b"folded\r\n\tfield", "folded field"),
+        (b"   spaced \t out ", "spaced out"),
+    ],
+)
+def test_value_of_a_field_is_one_line_of_text(written, read):
+    raw = b"Subject: " + written + b"\r\n\r\n"
+
+    assert mime.header(mime.parse(raw), "subject") == read
+    assert mime.head_columns(raw).subject == read
+
+
+def test_long_field_is_whole_in_the_mail_and_cut_in_the_columns():
+    raw = b"Subject: " + b"word " * 2000 + b"\r\nMessage-ID: <" + b"a" * 300 + b">\r\n\r\n"
+
+    assert len(mime.header(mime.parse(raw), "Subject")) == 9999
+    assert len(mime.head_columns(raw).subject) == 255
+    assert len(mime.head_columns(raw).message_id) == 255
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_columns_are_of_the_first_fields_in_the_head_alone(end):
+    raw = end.join(
+        [
+            b"X-Subject: No",
+            b"FROM: One <one@client.test>",
+            b"subject : two",
+            b"Subject: Three",
+            b" and four",
+            b"Subject: Five",
+            b"",
+            b"Message-ID: <six@client.test>",
+        ]
+    )
+
+    assert mime.head_columns(raw) == ("Three and four", "One <one@client.test>", "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "head"),
+    [
+        (b"A: b\r\nC: d\r\n\r\nbody\n\nmore", b"A: b\r\nC: d"),
+        (b"A: b\nC: d\n\nbody\r\n\r\nmore", b"A: b\nC: d"),
+        (b"A: b\n\r\nbody\n\n", b"A: b"),
+        (b"\r\nbody\r\n\r\nmore", b""),
+        (b"A: b\r\n", b"A: b\r\n"),
+        (b"", b""),
+    ],
+)
+def test_head_ends_at_the_first_empty_line(raw, head):
+    assert mime.head(raw) == head
+
+
+@pytest.mark.parametrize(
+    ("field", "mailbox"),
+    [
+        ("One <one@client.test>", ("One", "one@client.test")),
+        ("one@client.test", ("", "one@client.test")),
+        ("=?utf-8?q?J=C3=B6rg?= <j@client.test>", ("Jörg", "j@client.test")),
+        ("=?utf-8?q?=3Cboss=40client.test=3E?= <x@elsewhere.test>",
+         ("<boss@client.test>", "x@elsewhere.test")),
+        ('"One, Two" <one@client.test>', ("One, Two", "one@client.test")),
+        ("", ("", "")),
+    ],
+)  # fmt: skip
+def test_author_is_read_before_encoded_words_are_decoded(field, mailbox):
+    assert mime.mailbox(field) == mailbox
+
+
+def test_ids_that_are_malformed_are_left_out():
+    field = "<a@client.test> junk <b c@d> <\u00fc@x> <b@client.test>\r\n\t<" + "x" * 300 + "> <>"
+
+    assert mime.message_ids(field) == ["<a@client.test>", "<b@client.test>"]
+
+
+# Bodies
+
+
+@pytest.mark.parametrize(
+    ("charset", "octets", "text"),
+    [
+        ("utf-8", "Grüße".encode(), "Grüße"),
+        ("utf-8", "Grüße".encode("latin-1"), "Grüße"),
+        ("us-ascii", "Grüße".encode(), "Grüße"),
+        ("iso-8859-1", "“so”".encode("cp1252"), "“so”"),
+        ("gb2312", "镕".encode("gbk"), "镕"),
+        ("no-such-charset", "Grüße".encode("latin-1"), "Grüße"),
+        ("unicode_escape", b"\\u0041", "\\u0041"),
+        ("hex", b"41", "41"),
+        ("", b"a\x81b\0c", "a\ufffdb\ufffdc"),
+    ],
+)
+def test_body_is_decoded_with_the_charset_that_is_meant(charset, octets, text):
+    raw = f"Content-Type: text/plain; charset={charset}\r\n\r\n".encode() + octets
+
+    assert mime.text_of(mime.parse(raw)) == text
+
+
+def test_unknown_charsets_are_not_remembered_by_python():
+    import encodings
+
+    mime.to_text(b"a", "x-stranger")
+
+    assert "x_stranger" not in encodings._cache
+
+
+def test_text_parts_and_attachments_are_told_apart():
+    mail = EmailMessage()
+    mail.set_content("plain\r\n")
+    mail.add_alternative("<p>html</p>", subtype="html")
+    mail.add_attachment("notes", filename="Notizen für dich.txt")
+    mail.add_attachment(b"\x89PNG", maintype="image", subtype="png")
+    inner = EmailMessage()
+    inner["Subject"] = "Inner"
+    inner.set_content("inner text")
+    mail.add_attachment(inner)
+
+    parsed = mime.parse(mail.as_bytes())
+
+    assert mime.text_of(parsed) == "plain\n"
+    assert mime.text_of(parsed, "html") == "<p>html</p>\n"
+    notes, image, forwarded = mime.attachments(parsed)
+    assert (notes.filename, notes.content) == ("Notizen für dich.txt", b"notes\n")
+    assert (image.content_type, image.content) == ("image/png", b"\x89PNG")
+    assert forwarded.content_type == "message/rfc822"
+    assert b"Subject: Inner\n" in forwarded.content
+
+
+def test_mail_that_is_nested_too_deep_is_one_part():
+    raw = b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n)
+        for n in range(2000)
+    )
+
+    [part] = mime.attachments(mime.parse(raw))
+
+    assert part.content_type == "multipart/mixed"
+    assert part.content.startswith(b"--b0\r\n")
+
+
+# Replies
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("New\n\nOn Mon, A wrote:\n> old\n> older\n", "New"),
+        ("New\nmore\n\n-----Original Message-----\nFrom: a\nTo: b\n\nold", "New\nmore"),
+        ("On Mon, A wrote:\n> old\n> older\n> oldest\n\nNew", "New"),
+        ("\n\nNew\n-- \nThe author", "New"),
+        ("Nothing is quoted here.\n", "Nothing is quoted here."),
+        ("x" * 2000 + "\n\nOn Mon, A wrote:\n> old\n> older\n", "x" * 2000),
+        ("line\n" * 2000, ("line\n" * 2000).strip()),
+        ("", ""),
+    ],
+)
+def test_reply_is_what_was_written_anew(text, new):
+    assert mime.reply_text(text) == new
+
+
+@given(st.text(alphabet="ab:\n> -\r", max_size=200))
+def test_reply_is_part_of_the_text(text):
+    assert mime.reply_text(text) in text
+
+
+# Machines
+
+
+@pytest.mark.parametrize(
+    ("head", "automatic"),
+    [
+        (b"Subject: Hello", False),
+        (b"Auto-Submitted: no", False),
+        (b"Auto-Submitted: NO; by=me", False),
+        (b"Auto-Submitted: auto-replied", True),
+        (b"Auto-Submitted: auto-generated; x=y", True),
+        (b"Precedence: bulk", True),
+        (b"Precedence: first-class", False),
+        (b"List-Id: <news.client.test>", True),
+        (b"Content-Type: multipart/report; report-type=disposition-notification; boundary=b", True),
+    ],
+)
+def test_mail_of_machines_is_known(head, automatic):
+    assert mime.is_automatic(mime.parse(head + b"\r\n\r\n")) is automatic
+
+
+@pytest.mark.parametrize(
+    ("content_type", "report"),
+    [
+        (b"multipart/report; boundary=b; report-type=delivery-status", True),
+        (b'Multipart/Report; boundary=b; Report-Type="delivery-status"', True),
+        (b"multipart/report; boundary=b", True),
+        (b"multipart/report; boundary=b; report-type=feedback-report", False),
+        (b"multipart/mixed; boundary=b; report-type=delivery-status", False),
+        (b"text/plain", False),
+    ],
+)
+def test_report_of_a_delivery_is_known(content_type, report):
+    raw = b"Content-Type: " + content_type + b"\r\n\r\n--b\r\n\r\nx\r\n--b--\r\n"
+
+    assert mime.is_report(mime.parse(raw)) is report
+    assert mime.may_be_report(raw) >= report
+
+
+# What we write
+
+
+@given(st.text())
+def test_header_of_any_text_stays_one_field(value):
+    written = mime.with_fields([("X-Any", value), ("X-Next", "next")], b"Subject: Mine\r\n\r\n")
+
+    parsed = mime.parse(written)
+    assert [name for name, _ in mime.headers(parsed)] == ["X-Any", "X-Next", "Subject"]
+    assert written.isascii()
+
+
+@pytest.mark.parametrize("value", ["Grüße an alle", "a" * 40 + " \N{GRINNING FACE}" * 60])
+def test_header_that_we_write_is_read_the_same(value):
+    written = mime.with_fields([("X-Any", value)], b"\r\n")
+
+    assert mime.header(mime.parse(written), "X-Any") == value
+    assert max(map(len, written.split(b"\r\n"))) <= 78
+
+
+def test_fields_are_put_above_bytes_that_stay_as_they_are():
+    raw = b"subject:  Odd\r\n\tfolding \r\n\r\n\0\xff body\n.\r"
+
+    assert mime.with_fields([("X-Mine", "yes")], raw) == b"X-Mine: yes\r\n" + raw
