@@ -128,6 +128,9 @@ MAIL = {
 }
 EMAIL_BACKEND = "mailapp.backends.OutboxBackend"
 
+# In development anybody may make a list by subscribing to it.
+MAILING_LISTS = {"CREATE_ON_SUBSCRIBE": DEBUG}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,0 +1,242 @@
+"""What is written to a list."""
+
+from __future__ import annotations
+
+import pytest
+
+from examples.mailinglist.models import MailingList, Subscription
+from mailapp.models import OUTGOING, UNDELIVERABLE, Delivery, Message
+
+POST = b"From: you@example.com\r\nSubject: =?utf-8?q?Caf=C3=A9?=\r\n\r\nTwo  blanks. \r\n.dot\r\n"
+
+
+def test_post_reaches_every_subscriber_as_one_message(subscriber):
+    author, other = subscriber("you@example.com"), subscriber("other@client.test")
+
+    author.say("news@localhost", "Hello all.", subject="Good news")
+
+    for each in [author, other]:
+        assert each.expect("Good news").body() == "Hello all.\n"
+        each.expect_nothing()
+    sent = Message.objects.filter(deliveries__queue=OUTGOING, subject="Good news").distinct()
+    assert sent.get().deliveries.count() == 2
+
+
+def test_bytes_of_a_post_stay_as_they_were(subscriber):
+    author = subscriber()
+
+    author.send("news@localhost", POST)
+
+    received = author.expect("Café").raw
+    assert received.endswith(POST)
+    assert b"Two  blanks" not in received.removesuffix(POST)
+
+
+def test_post_carries_the_headers_of_a_list(subscriber):
+    author = subscriber()
+
+    author.say("news@localhost", subject="Good news")
+
+    post = author.expect("Good news")
+    assert post.header("List-Id") == "<news.localhost>"
+    assert post.header("List-Post") == "<mailto:news@localhost>"
+    assert post.header("List-Help") == "<mailto:news-help@localhost>"
+    assert post.header("List-Subscribe") == "<mailto:news-subscribe@localhost>"
+    assert post.header("List-Unsubscribe") == "<mailto:news-unsubscribe@localhost>"
+    assert post.header("Precedence") == "list"
+    assert post.sender == "news-bounces@localhost"
+    assert post.author == "you@example.com"
+
+
+def test_post_to_many_costs_as_many_queries_as_one_to_few(
+    subscriber, news, django_assert_max_num_queries
+):
+    author = subscriber()
+    Subscription.objects.bulk_create(
+        Subscription(mailing_list=news, address=f"reader{number}@client.test")
+        for number in range(2000)
+    )
+
+    with django_assert_max_num_queries(60):
+        author.say("news@localhost", subject="Good news")
+
+    assert Delivery.objects.filter(message__subject="Good news", queue=OUTGOING).count() == 2001
+
+
+def test_post_that_came_from_the_list_is_dropped(subscriber):
+    author, other = subscriber("you@example.com"), subscriber("other@client.test")
+    author.say("news@localhost", subject="Good news")
+    post = other.expect("Good news")
+    author.read_all()
+
+    other.send("news@localhost", post.raw)
+
+    author.expect_nothing()
+    other.expect_nothing()
+    assert newest().reply == "Dropped: it came from this list"
+    assert newest().status == Delivery.Status.DONE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Auto-Submitted", "auto-replied"),
+        ("Precedence", "bulk"),
+        ("List-Id", "<another.list.test>"),
+    ],
+)
+def test_automatic_mail_is_dropped(subscriber, reader, name, value):
+    author = subscriber()
+
+    for each in [author, reader]:
+        each.say("news@localhost", "I am away.", headers={name: value})
+
+        each.expect_nothing()
+        assert newest().reply == "Dropped: a machine sent it"
+
+
+def test_bounce_does_not_reach_the_list(subscriber):
+    author = subscriber()
+
+    author.say("news@localhost", "Returned mail", sender="")
+
+    author.expect_nothing()
+
+
+def test_list_among_the_subscribers_gets_no_post(subscriber, news):
+    author = subscriber()
+    views = MailingList.objects.create(name="views", host="localhost")
+    for address in ["news@localhost", "views@localhost", "views-subscribe@localhost"]:
+        news.subscriptions.create(address=address)
+    assert views.readers() == []
+
+    author.say("news@localhost", subject="Good news")
+
+    recipients = Delivery.objects.filter(queue=OUTGOING, message__subject="Good news")
+    assert [each.recipient for each in recipients] == ["you@example.com"]
+
+
+def test_post_by_a_stranger_is_answered_once(reader, news, subscriber):
+    member = subscriber()
+
+    for _ in range(2):
+        reader.say("news@localhost", "Let me in")
+
+    reader.expect("You are not on The News", body="news-subscribe@localhost")
+    reader.expect_nothing()
+    member.expect_nothing()
+    assert newest().reply == "Dropped: its author is not on the list, and was told so before"
+
+
+def test_stranger_is_not_told_to_subscribe_to_a_closed_list(reader, news):
+    MailingList.objects.update(is_open=False)
+
+    reader.say("news@localhost")
+
+    assert "news-subscribe" not in reader.expect("You are not on The News").body()
+
+
+def test_post_by_a_stranger_is_refused_where_the_list_wants_that(reader, news):
+    MailingList.objects.update(strangers=MailingList.Strangers.REFUSE)
+
+    reader.say("news@localhost")
+
+    reader.expect("Undelivered mail", body="550 5.7.2 Only subscribers may post")
+
+
+def test_post_to_no_list_is_refused_even_where_lists_may_be_made(reader, settings):
+    settings.MAILING_LISTS = {"CREATE_ON_SUBSCRIBE": True}
+
+    reader.say("test.list@localhost")
+
+    reader.expect("Undelivered mail", body="550 5.1.1 No such list here")
+
+
+def test_post_before_the_confirmation_reaches_nobody_and_leaves_it_good(reader, news):
+    reader.say("news-subscribe@localhost")
+
+    reader.say("news@localhost", "Already here!")
+
+    reader.expect("You are not on The News")
+    reader.expect("Please confirm").respond()
+    reader.expect("Welcome")
+
+
+def test_subscriber_added_by_an_operator_may_post(reader, news):
+    news.subscribe("Reader@client.test")
+
+    reader.say("news@localhost", subject="Good news")
+
+    reader.expect("Good news")
+    assert reader.state == "POSTING"
+
+
+def test_subscriber_removed_by_an_operator_may_not_post(subscriber):
+    member = subscriber()
+    Subscription.objects.all().delete()
+
+    member.say("news@localhost", subject="Good news")
+
+    member.expect("You are not on The News")
+    assert member.state == "START"
+
+
+def test_title_beyond_ascii_is_written_as_a_name(reader, news):
+    MailingList.objects.update(title="Grüße, aus der „Küche“")
+
+    reader.say("news-help@localhost")
+
+    answer = reader.expect("How Grüße, aus der „Küche“ works", author="news-help@localhost")
+    assert "Grüße" in answer.header("From")
+
+
+@pytest.mark.parametrize("on_the_list", [True, False])
+def test_help_is_given_to_everybody(reader, news, on_the_list):
+    if on_the_list:
+        news.subscribe(reader.address)
+
+    reader.say("news-help@localhost")
+
+    reader.expect("How The News works", body="news-unsubscribe@localhost")
+
+
+BOUNCE = b"""\
+From: mailer-daemon@client.test\r
+Content-Type: multipart/report; report-type=delivery-status; boundary=b\r
+\r
+--b\r
+Content-Type: message/delivery-status\r
+\r
+Reporting-MTA: dns; client.test\r
+\r
+Final-Recipient: rfc822; You@example.com\r
+Action: %b\r
+Status: %b\r
+\r
+--b--\r
+"""
+
+
+def test_bounce_is_noted_with_the_subscription(subscriber, reader):
+    subscriber("you@example.com"), subscriber("other@client.test")
+
+    reader.send("news-bounces@localhost", BOUNCE % (b"failed", b"5.1.1"), sender="")
+
+    bounced = Subscription.objects.exclude(bounced_at=None)
+    assert [each.address for each in bounced] == ["you@example.com"]
+    assert not Delivery.objects.filter(queue=UNDELIVERABLE).exists()
+
+
+def test_delay_and_other_mail_to_the_address_for_bounces_changes_nothing(subscriber, reader):
+    subscriber("you@example.com")
+
+    reader.send("news-bounces@localhost", BOUNCE % (b"delayed", b"4.4.1"), sender="")
+    reader.say("news-bounces@localhost", "Hello?")
+    reader.say("unknown-bounces@localhost", "Hello?")
+
+    assert not Subscription.objects.exclude(bounced_at=None).exists()
+    reader.expect_nothing()
+
+
+def newest() -> Delivery:
+    return Delivery.objects.filter(queue="incoming").latest("id")
