@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.message
 from dataclasses import dataclass
-from email.utils import parseaddr
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,12 +45,15 @@ class Letter:
     @property
     def author(self) -> str:
         """The address of the From header."""
-        return parseaddr(self.header("From"))[1]
+        return self._address("From")
 
     @property
     def answer_to(self) -> str:
         """Where an answer goes: Reply-To, else From."""
-        return parseaddr(self.header("Reply-To"))[1] or self.author
+        return self._address("Reply-To") or self.author
+
+    def _address(self, name: str) -> str:
+        return mime.mailbox(mime.raw_header(self.parsed, name))[1]
 
     def body(self) -> str:
         """The first plain text part; "" without one."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from django.db.models import Max, QuerySet
 from django.test import override_settings
 from django.utils import timezone
 
@@ -47,12 +48,10 @@ class Post(ABC):
 
         Raise Refused, or HandlerFailed with the traceback.
         """
-        before = Attempt.objects.order_by("-id").values_list("id", flat=True).first() or 0
+        before = Attempt.objects.aggregate(last=Max("id", default=0))
         reply = self.hand_in(sender, recipients, raw)
         self.work()
-        failed = Attempt.objects.filter(id__gt=before).exclude(error="").first()
-        if failed:
-            raise HandlerFailed(f"{failed.delivery}\n{failed.error}")
+        _raise_failure(Attempt.objects.filter(id__gt=before["last"]))
         return reply
 
     @abstractmethod
@@ -81,6 +80,16 @@ class Post(ABC):
         )
         while deferred.update(due_at=timezone.now()):
             self.work()
+
+
+def _raise_failure(attempts: QuerySet[Attempt]) -> None:
+    """Raise HandlerFailed unless who deferred a mail did so by an SMTPError, on purpose."""
+    deferred = attempts.filter(
+        outcome=Status.DEFERRED, delivery__queue__purpose=Queue.Purpose.HANDLERS
+    )
+    for attempt in deferred.select_related("delivery"):
+        if not attempt.reply.startswith("4"):
+            raise HandlerFailed(f"{attempt.delivery}: {attempt.reply}\n{attempt.error}")
 
 
 def _drain(queue: str) -> int:

@@ -9,7 +9,13 @@ import pytest
 from django.core.mail import EmailMessage
 from django.test import TestCase
 
+from mailapp.errors import SMTPError
+from mailapp.models import Delivery, Message
+from mailapp.registry import handler_modules
 from mailapp.routing import route, route_like, state_key_generator, stateless
+from mailapp.testing.handlers import handlers
+from mailapp.testing.person import Person
+from mailapp.testing.post import HandlerFailed, Refused
 
 # A transaction of the test's own would hide its rows from the receiver's thread.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,6 +66,18 @@ def FAILING(message, host):
     raise LookupError("the drawer is empty")
 
 
+@stateless
+@route("unsafe@(host)")
+def UNSAFE(message, host):
+    message.forward("two\nlines@client.test")
+
+
+@stateless
+@route("(what)@(host)", what="later|never")
+def REFUSING(message, what, host):
+    raise SMTPError(*{"later": (451, "Come back"), "never": (550, "Go away")}[what])
+
+
 def write(message, subject, body="", **fields):
     EmailMessage(subject, body, message.recipient, [message.sender], **fields).send()
 
@@ -97,8 +115,6 @@ def test_answer_refers_to_what_it_answers(reader):
 
     question.respond("A reader")
 
-    from mailapp.models import Message
-
     answer = Message.objects.filter(sender="reader@client.test").first()
     assert question.header("Message-ID")
     assert f"In-Reply-To: {question.header('Message-ID')}".encode() in answer.raw
@@ -114,9 +130,6 @@ def test_answer_refers_to_what_it_answers(reader):
     ],
 )
 def test_what_the_receiver_refuses_is_refused(reader, recipient, reply):
-    from mailapp.models import Message
-    from mailapp.testing.post import Refused
-
     with pytest.raises(Refused, match=re.escape(reply)):
         reader.say(recipient)
 
@@ -124,8 +137,6 @@ def test_what_the_receiver_refuses_is_refused(reader, recipient, reply):
 
 
 def test_one_of_two_recipients_may_be_refused(reader):
-    from mailapp.models import Delivery
-
     reader.say(["desk@localhost", "desk@elsewhere.test"])
 
     assert Delivery.objects.get(queue="incoming").recipient == "desk@localhost"
@@ -229,16 +240,23 @@ def test_state_of_several_conversations_is_asked_by_handler_and_key(reader):
 
 
 def test_exception_of_a_handler_fails_the_test_with_its_traceback(reader):
-    from mailapp.testing.post import HandlerFailed
-
     with pytest.raises(HandlerFailed, match="LookupError: the drawer is empty"):
         reader.say("failing@localhost")
 
 
-def test_retries_can_run_out(reader, mail):
-    from mailapp.models import Delivery
-    from mailapp.testing.post import HandlerFailed
+def test_error_of_the_framework_fails_the_test_too(reader):
+    with pytest.raises(HandlerFailed, match="UnsafeHeader"):
+        reader.say("unsafe@localhost")
 
+
+@pytest.mark.parametrize(("what", "status"), [("later", "deferred"), ("never", "failed")])
+def test_what_a_handler_refuses_on_purpose_does_not_fail_the_test(reader, what, status):
+    reader.say(f"{what}@localhost")
+
+    assert Delivery.objects.get(recipient=f"{what}@localhost").status == status
+
+
+def test_retries_can_run_out(reader, mail):
     with pytest.raises(HandlerFailed):
         reader.say("failing@localhost")
 
@@ -248,9 +266,6 @@ def test_retries_can_run_out(reader, mail):
 
 
 def test_handlers_of_the_apps_are_back_after_the_block(use_handlers):
-    from mailapp.registry import handler_modules
-    from mailapp.testing.handlers import handlers
-
     before = set(handler_modules())
 
     with handlers(MODULE):
@@ -263,9 +278,6 @@ class WithoutPytest(TestCase):
     """The same, where fixtures are not to be had."""
 
     def test_conversation_in_a_test_case(self):
-        from mailapp.testing.handlers import handlers
-        from mailapp.testing.person import Person
-
         reader = Person("reader@client.test")
 
         with handlers(MODULE):
