@@ -76,9 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = [item for item in items if not _needs_database(item)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if _needs_database(item)]
-    if reason := config.stash.get(_missing, ""):
+    if config.stash.get(_missing, ""):
         for item in items:
-            item.add_marker(pytest.mark.skip(reason=f"no PostgreSQL: {reason}"))
+            item.add_marker(pytest.mark.skip(reason="no PostgreSQL"))
 
 
 def _needs_database(item: pytest.Item) -> bool:
