@@ -55,6 +55,10 @@ def _is_endpoint_or_empty(value: str) -> str | None:
     return _is_endpoint(value) if value else None
 
 
+def _is_place_or_empty(value: str) -> str | None:
+    return None if value.startswith("/") else _is_endpoint_or_empty(value)
+
+
 def _is_positive(value: float) -> str | None:
     return None if value > 0 else "must be more than zero"
 
@@ -129,8 +133,34 @@ class MailSettings:
         "What becomes of a mail with a bare CR or LF: `refuse` or `normalise`.",
         _is_one_of("refuse", "normalise"),
     )
+    RECEIVER_PROCESSES: int = _setting(
+        1, "Receivers under `runmail`, which share the ports.", _is_positive
+    )
+    RECEIVER_TLS: str = _setting(
+        "", "Where the receiver listens for TLS from the first byte.", _is_endpoint_or_empty
+    )
+    LMTP: str = _setting(
+        "", "Where LMTP is served: `host:port`, or the path of a Unix socket.", _is_place_or_empty
+    )
+    SUBMISSION: str = _setting(
+        "", "Where Django users submit mail, after STARTTLS and AUTH.", _is_endpoint_or_empty
+    )
+    SUBMISSION_TLS: str = _setting(
+        "", "Where Django users submit mail under TLS from the first byte.", _is_endpoint_or_empty
+    )
+    TLS_CERTIFICATE: str = _setting("", "PEM file with our certificate chain; empty: no TLS.")
+    TLS_KEY: str = _setting("", "PEM file with its key; empty: it is in `TLS_CERTIFICATE`.")
+    PROXY_NETWORKS: list[str] = _setting(
+        [],
+        "Networks of proxies, which must begin each connection with the PROXY protocol.",
+        _are_networks,
+    )
     GREET_SECONDS: float = _setting(
         0.01, "Wait before the greeting; who talks meanwhile is refused.", _is_positive
+    )
+    MAX_CONNECTIONS: int = _setting(20_000, "Connections of one receiver.", _is_positive)
+    MAX_CONNECTIONS_PER_ADDRESS: int = _setting(
+        50, "Connections from one IPv4 address or one IPv6 /64.", _is_positive
     )
     MAX_RECIPIENTS: int = _setting(100, "Recipients of one transaction.", _is_positive)
     MAX_ERRORS: int = _setting(
@@ -140,6 +170,32 @@ class MailSettings:
         100, "Greetings, NOOP, RSET, VRFY and HELP in a session without a mail.", _is_positive
     )
     MAX_COMMANDS: int = _setting(100_000, "Commands in one session.", _is_positive)
+    READ_TIMEOUT: float = _setting(
+        300, "How long a client may take for a command, or be silent within a mail.", _is_positive
+    )
+    MIN_DATA_RATE: float = _setting(
+        100, "Octets a second at which a mail must come in, on average.", _is_positive
+    )
+    DATA_GRACE_SECONDS: float = _setting(
+        60, "How long a mail may come in at any rate.", _is_positive
+    )
+    SESSION_SECONDS: float = _setting(2 * 3600, "How long a session may last.", _is_positive)
+    COMMIT_SECONDS: float = _setting(
+        5, "How long a client waits for the database before it is told to try again.", _is_positive
+    )
+    DATABASE_AWAY_SECONDS: float = _setting(
+        30, "Absence of the database after which nobody is let in.", _is_positive
+    )
+    MIN_FREE_SPACE: int = _setting(
+        100 * 1024 * 1024, "Free octets on our disks under which no mail is taken.", _is_positive
+    )
+    LOGIN_TRIES: int = _setting(3, "Failed logins in one session.", _is_positive)
+    LOGIN_TRIES_PER_HOUR: int = _setting(
+        10, "Failed logins an hour from one IPv4 address or one IPv6 /64.", _is_positive
+    )
+    RETRY_DAYS: float = _setting(
+        7, "How long a mail is known that was stored, though its sender may not know.", _is_positive
+    )
     INLINE_SIZE: int = _setting(
         1024 * 1024,
         "Messages up to this size live in the database, larger ones in the storage `mail`.",
