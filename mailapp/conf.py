@@ -71,6 +71,12 @@ def _is_one_of(*words: str) -> Callable[[str], str | None]:
     return lambda value: None if value in words else f"must be one of {', '.join(words)}"
 
 
+def _is_queue_of_your_own(value: str) -> str | None:
+    if value in {"incoming", "outgoing", "undeliverable"}:
+        return f"cannot be {value}, where mail is worked"
+    return None if 0 < len(value) <= 64 else "must be a name of at most 64 characters"
+
+
 def _is_recipient_limit(value: int) -> str | None:
     # More commands at once than fit into the buffers of both sides could block both for good.
     return None if 0 < value <= 1000 else "must be between 1 and 1000"
@@ -116,6 +122,9 @@ class MailSettings:
         _is_endpoint_or_empty,
     )
     CATCHER_QUEUE: str = _setting("run/queue", "The Maildir that the catcher writes to.")
+    COPIES_QUEUE: str = _setting(
+        "copies", "The queue that `mailapp.handlers.queue` copies mail to.", _is_queue_of_your_own
+    )
     WEB: str = _setting(
         "",
         "Where `runmail` serves the admin for development; empty: nowhere.",
