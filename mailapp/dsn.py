@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mailapp import bounces, mime, outbox
 from mailapp.conf import mail_settings
-from mailapp.errors import DeliveryInHand, UnsafeHeader
+from mailapp.errors import BadAddress, DeliveryInHand
 from mailapp.models import OUTGOING, Delivery, Message
 
 Failure = tuple[str, str]  #: a recipient, and the reply that ended its delivery
@@ -37,17 +37,18 @@ _ENHANCED = re.compile(r"[45]\d\d[ -]([45]\.\d{1,3}\.\d{1,3})\b")
 
 
 def post_failure(
-    message: Message, failures: Sequence[Failure], *, raw: bytes | None = None
+    message: Message, failures: Sequence[Failure], *, head: bytes | None = None
 ) -> bool:
     """Tell the sender of `message` for whom it failed and why, in the caller's transaction.
 
     Return False, with nothing posted, for the null sender, about automatic mail (RFC 3834
     section 2), and when the sender was told before: there is one report for a message.
-    `raw` is the message's bytes, where the caller has them.
+    `head` is the header section of the message, where the caller has it.
     """
     if not message.sender:
         return False
-    head = mime.head(message.raw if raw is None else raw)
+    if head is None:
+        head = mime.head(message.raw)
     if mime.is_automatic(mime.parse(head + b"\r\n\r\n")) or _was_told(message):
         return False
     try:
@@ -57,7 +58,7 @@ def post_failure(
             recipients=[message.sender],
             cause=_cause(message, failures),
         )
-    except UnsafeHeader:  # an address at which nobody can be told
+    except BadAddress:  # an address at which nobody can be told
         return False
     return True
 

@@ -24,6 +24,7 @@ REPLIES = {
     ".": "250 Taken",
     "QUIT": "221 Bye",
 }
+_LARGEST = 2**24  # octets of a message
 DROP = "drop"  # closes the connection instead of replying
 SILENCE = "silence"  # says nothing
 
@@ -40,7 +41,7 @@ class ScriptedServer:
 
     @property
     def verbs(self) -> list[str]:
-        return [command.split()[0] for command in self.commands]
+        return [command.split()[0].upper() for command in self.commands]
 
 
 class _Session:
@@ -63,7 +64,7 @@ class _Session:
         while reply != DROP and (line := await self.reader.readline()):
             command = line.decode().removesuffix("\r\n")
             self.server.commands.append(command)
-            verb = command.split()[0]
+            verb = command.split()[0].upper()
             reply = await self.answer(verb if verb in self.script else "AUTH")
             if verb == "QUIT":
                 return
@@ -130,7 +131,9 @@ def scripted_server(
         if path:
             listener = await asyncio.start_unix_server(accept, path, ssl=context)
         else:
-            listener = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+            listener = await asyncio.start_server(
+                accept, "127.0.0.1", 0, ssl=context, limit=_LARGEST
+            )
             server.address = "127.0.0.1:{1}".format(*listener.sockets[0].getsockname())
         async with listener:
             started.set()

@@ -1,0 +1,63 @@
+"""What is handed to a sender, and what comes back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.utils import timezone
+
+from mailapp.errors import MailError
+from mailapp.models import Delivery, Message, RawMessage
+from mailapp.models.delivery import Outcome, Status
+
+from . import schedule
+from .wire import Reply
+
+
+@dataclass(eq=False)
+class Mailing:
+    """A message and those of its deliveries that were claimed together."""
+
+    message: Message
+    deliveries: list[Delivery]
+    stored: RawMessage | None = None  #: loaded when it is its turn
+
+
+@dataclass(eq=False)
+class Sent:
+    """What became of a mailing."""
+
+    mailing: Mailing
+    head: bytes = b""  #: the header section, for the report of a failure
+    replies: dict[str, Reply] = field(default_factory=dict)  #: of recipients that got one
+    trouble: MailError | None = None  #: with the smart host; why others got none
+    error: str = ""  #: a traceback of our own; why others got none
+    started_at: datetime = field(default_factory=timezone.now)
+    ended_at: datetime = field(default_factory=timezone.now)
+
+    def outcomes(self) -> Iterator[tuple[Delivery, Outcome]]:
+        """Yield how this try of each delivery ended."""
+        for delivery in self.mailing.deliveries:
+            yield delivery, self._outcome(delivery)
+
+    def _outcome(self, delivery: Delivery) -> Outcome:
+        reply = self.replies.get(delivery.recipient)
+        status = self._status(delivery, reply)
+        deferred = status == Status.DEFERRED
+        return Outcome(
+            status=status,
+            reply=str(reply) if reply else (self.trouble or MailError).reply,
+            error="" if reply else self.error or str(self.trouble),
+            delay=schedule.delay(delivery, self.ended_at) if deferred else 0,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+        )
+
+    def _status(self, delivery: Delivery, reply: Reply | None) -> Status:
+        if reply and reply.accepted:
+            return Status.DONE
+        if (reply and reply.permanent) or schedule.is_expired(delivery, self.ended_at):
+            return Status.FAILED
+        return Status.DEFERRED

@@ -1,0 +1,54 @@
+"""When the relay tries again, and when it gives up. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from time import monotonic
+
+from mailapp.conf import mail_settings
+from mailapp.models import Delivery
+
+
+def is_expired(delivery: Delivery, now: datetime) -> bool:
+    """Say whether a delivery is so old that a temporary failure is its last."""
+    return _seconds_left(delivery, now) <= 0
+
+
+def delay(delivery: Delivery, now: datetime) -> float:
+    """Seconds until the next try: by the number of tries, with jitter, the last in good time."""
+    waits = mail_settings().RELAY_RETRY_SECONDS
+    tries = delivery.attempts - delivery.attempts_before
+    wait = waits[min(tries, len(waits)) - 1] * random.uniform(1, 1.1)
+    return min(wait, _seconds_left(delivery, now))
+
+
+def _seconds_left(delivery: Delivery, now: datetime) -> float:
+    give_up_at = delivery.created_at + timedelta(seconds=mail_settings().RELAY_GIVE_UP_SECONDS)
+    return (give_up_at - now).total_seconds()
+
+
+class Rest:
+    """How long a smart host in trouble is left alone: longer each time, until something is sent."""
+
+    def __init__(self, steps: Sequence[float]) -> None:
+        self._steps = steps
+        self._troubles = 0
+        self._until = 0.0
+
+    def begin(self) -> float:
+        """Rest for the next step; return its seconds."""
+        seconds = self._steps[min(self._troubles, len(self._steps) - 1)]
+        self._troubles += 1
+        self._until = monotonic() + seconds
+        return seconds
+
+    def end(self) -> None:
+        """All is well: the next rest is a short one."""
+        self._troubles = 0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the smart host may be tried again; 0 when it may be now."""
+        return max(self._until - monotonic(), 0)

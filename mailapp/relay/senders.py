@@ -1,0 +1,143 @@
+"""Threads that send, each with a session of its own. They never touch the database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from django.utils import timezone
+
+from mailapp import mime
+from mailapp.errors import NoUpstream
+
+from .connection import ConnectionBroken
+from .mailing import Mailing, Sent
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+
+class Senders:
+    """A few threads that take mailings in order and keep what became of them.
+
+    When one meets trouble with the smart host all halt, until mailings are given anew.
+    """
+
+    def __init__(
+        self, number: int, session: Callable[[], Session], *, idle: float, wake: Callable[[], None]
+    ) -> None:
+        """Close a session that is `idle` for so long; `wake` whoever is to collect."""
+        self._session = session
+        self._idle = idle
+        self._wake = wake
+        self._changed = threading.Condition()
+        self._waiting: deque[Mailing] = deque()
+        self._sending: set[Mailing] = set()
+        self._sent: list[Sent] = []
+        self._halted = False
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"sender-{index + 1}", daemon=True)
+            for index in range(number)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def give(self, mailings: Iterable[Mailing]) -> None:
+        """Have mailings sent, after those that wait already."""
+        with self._changed:
+            self._waiting.extend(mailings)
+            self._halted = False
+            self._changed.notify_all()
+
+    def take_back(self) -> list[Mailing]:
+        """Return the mailings that no thread has begun; they are no longer ours."""
+        with self._changed:
+            untried = list(self._waiting)
+            self._waiting.clear()
+            return untried
+
+    def collect(self) -> list[Sent]:
+        """Return what was sent since the last call."""
+        with self._changed:
+            sent, self._sent = self._sent, []
+            return sent
+
+    @property
+    def in_hand(self) -> list[Mailing]:
+        """Mailings that wait or are being sent."""
+        with self._changed:
+            return [*self._waiting, *self._sending]
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Return when all that was given is sent, and after `seconds` at the latest."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._sending), seconds)
+
+    def stop(self) -> None:
+        """Let each thread finish the mailing in its hands and end; do not wait for it."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait at most so long for the threads to end."""
+        end = monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(end - monotonic(), 0))
+
+    def _run(self) -> None:
+        session = self._session()
+        while not self._stopping:
+            mailing = self._take()
+            if mailing is None:
+                session.close()
+            else:
+                self._report(_send(session, mailing))
+        session.close()
+
+    def _take(self) -> Mailing | None:
+        """Wait for a mailing; return None when there was none for a while, or never will be."""
+        with self._changed:
+            self._changed.wait_for(self._may_go_on, self._idle)
+            if self._stopping or self._halted or not self._waiting:
+                return None
+            mailing = self._waiting.popleft()
+            self._sending.add(mailing)
+            return mailing
+
+    def _may_go_on(self) -> bool:
+        return self._stopping or (bool(self._waiting) and not self._halted)
+
+    def _report(self, sent: Sent) -> None:
+        with self._changed:
+            self._sending.discard(sent.mailing)
+            self._sent.append(sent)
+            self._halted = self._halted or sent.trouble is not None
+            first = len(self._sent) == 1
+            if not self._waiting:
+                self._changed.notify_all()
+        if first:
+            self._wake()
+
+
+def _send(session: Session, mailing: Mailing) -> Sent:
+    sent = Sent(mailing)
+    assert mailing.stored is not None
+    try:
+        raw = mailing.stored.read()
+        sent.head = mime.head(raw)
+        recipients = [delivery.recipient for delivery in mailing.deliveries]
+        for replies in session.send(mailing.message.sender, recipients, raw):
+            sent.replies |= replies
+    except (NoUpstream, ConnectionBroken) as trouble:
+        sent.trouble = trouble
+    except Exception:
+        logger.exception("Message %d could not be sent", mailing.message.pk)
+        sent.error = traceback.format_exc()
+    sent.ended_at = timezone.now()
+    return sent

@@ -1,0 +1,76 @@
+"""What goes over the wire to the smart host, and what comes back. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Self
+
+from mailapp import mime
+
+CLOSING = 421  # RFC 5321 3.8
+
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_ADDRESS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s<>"\\])*')
+_OTHER_LACK = re.compile(r"4\.(?!5\.3)\d")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Reply(NamedTuple):
+    """A reply of RFC 5321 4.2 on one line."""
+
+    code: int
+    text: str
+
+    @classmethod
+    def of(cls, code: int, text: bytes) -> Self:
+        """Take what smtplib read; the lines of a reply become one."""
+        return cls(code, mime.decoded(text)[:1000])
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".rstrip()
+
+    @property
+    def accepted(self) -> bool:
+        return 200 <= self.code <= 299
+
+    @property
+    def permanent(self) -> bool:
+        return 500 <= self.code <= 599
+
+    @property
+    def go_ahead(self) -> bool:
+        return 300 <= self.code <= 399
+
+    @property
+    def too_many(self) -> bool:
+        """True when it is not the recipient but the number of them (RFC 5321 4.5.3.1.10)."""
+        return self.code == 452 and not _OTHER_LACK.match(self.text)
+
+
+MALFORMED_SENDER = Reply(553, "5.1.7 Malformed sender address; nothing was sent")
+MALFORMED_RECIPIENT = Reply(553, "5.1.3 Malformed recipient address; nothing was sent")
+NO_SMTPUTF8 = Reply(553, "5.6.7 The smart host takes no addresses beyond ASCII")
+NO_8BITMIME = Reply(554, "5.6.3 The smart host takes no 8-bit mail")
+
+
+def data(raw: bytes) -> bytes:
+    r"""Return a mail as it follows DATA: CRLF line ends, leading dots doubled, the final dot.
+
+    A bare CR or LF becomes CRLF and a NUL is left out, since neither may be sent (RFC 5321
+    2.3.8); otherwise these are the stored bytes.
+
+    >>> data(b"one\n.two\rthree")
+    b'one\r\n..two\r\nthree\r\n.\r\n'
+    """
+    content = raw.replace(b"\0", b"")
+    if not content.count(b"\r\n") == content.count(b"\r") == content.count(b"\n"):
+        content = _BARE.sub(b"\r\n", content)
+    if not content.endswith(b"\r\n"):
+        content += b"\r\n"
+    content = content.replace(b"\r\n.", b"\r\n..")
+    return (b"." if content.startswith(b".") else b"") + content + b".\r\n"
+
+
+def is_sendable(address: str) -> bool:
+    """Say whether an address can stand in a command without becoming more than an address."""
+    return not _CONTROL.search(address) and _ADDRESS.fullmatch(address) is not None

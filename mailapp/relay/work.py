@@ -1,0 +1,212 @@
+"""The loop of the relay: claim, hand to the senders, settle what became of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
+
+from mailapp import dsn, mime
+from mailapp.conf import Endpoint, mail_settings
+from mailapp.errors import ClaimLost, MailError
+from mailapp.lifecycle import Life, living
+from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage
+from mailapp.models.delivery import Outcome, Status
+from mailapp.wakeup import Listener, listen
+
+from .connection import Connection
+from .mailing import Mailing, Sent
+from .schedule import Rest, is_expired
+from .senders import Senders
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+_CLAIM = 200  # deliveries at once
+_GATHER = 0.01  # seconds: what is sent meanwhile is settled in one commit
+_MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be larger
+
+
+def run(on_ready: Callable[[str], None] = lambda queue: None) -> None:
+    """Send what is due in `outgoing` until SIGTERM or SIGINT; then finish the mail in hand."""
+    with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
+        life.on_stop(bell.wake)
+        on_ready(OUTGOING)
+        Relay(life, bell).work()
+
+
+def _session() -> Session:
+    conf = mail_settings()
+    host = Endpoint.parse(conf.RELAY)
+
+    def connect() -> Connection:
+        return Connection.open(host, hostname=conf.hostname, timeout=conf.RELAY_TIMEOUT)
+
+    return Session(connect, recipients=conf.RELAY_RECIPIENTS)
+
+
+class Relay:
+    """Moves deliveries between the queue and the senders; the only one that sees the database."""
+
+    def __init__(self, life: Life, bell: Listener) -> None:
+        conf = mail_settings()
+        self._life = life
+        self._bell = bell
+        self._rest = Rest(conf.RELAY_REST_SECONDS)
+        self._claimed: list[Mailing] = []  # not given to the senders yet
+        self._unsettled: list[Sent] = []
+        self._senders = Senders(
+            conf.RELAY_CONNECTIONS, _session, idle=conf.RELAY_IDLE_SECONDS, wake=bell.wake
+        )
+
+    def work(self) -> None:
+        """Work until the life is to stop; leave nothing claimed and nothing sent unsettled."""
+        try:
+            while not self._life.stopping.is_set():
+                self._turn()
+        finally:
+            self._wind_up()
+
+    def _turn(self) -> None:
+        poll = mail_settings().POLL_SECONDS
+        try:
+            self._settle()
+            if not self._rest.remaining:
+                self._claim()
+                self._load()
+        except DatabaseError:
+            logger.exception("The database does not answer; trying again")
+            connection.close()
+            self._bell.wait(poll)
+        else:
+            self._bell.wait(self._rest.remaining or poll)
+            self._senders.wait_until_idle(_GATHER)
+
+    def _claim(self) -> None:
+        """Claim as long as the senders could run out of work."""
+        while self._in_hand() < _CLAIM:
+            claimed = Delivery.objects.claim(OUTGOING, self._life.process, _CLAIM)
+            if not claimed:
+                break
+            self._claimed += _mailings(claimed)
+        self._life.activity = f"{self._in_hand()} deliveries in hand"
+
+    def _in_hand(self) -> int:
+        return sum(len(each.deliveries) for each in [*self._claimed, *self._senders.in_hand])
+
+    def _load(self) -> None:
+        """Fetch the bytes of as much as memory is meant for, and give it to the senders."""
+        room = _MOST_OCTETS - sum(each.message.size for each in self._senders.in_hand)
+        loading: list[Mailing] = []
+        while room > 0 and len(loading) < len(self._claimed):
+            loading.append(self._claimed[len(loading)])
+            room -= loading[-1].message.size
+        if not loading:
+            return
+        stored = RawMessage.objects.in_bulk([each.message.pk for each in loading])
+        for mailing in loading:
+            mailing.stored = stored.get(mailing.message.pk)
+        del self._claimed[: len(loading)]
+        self._senders.give(each for each in loading if each.stored)  # others were deleted
+
+    def _settle(self) -> None:
+        self._unsettled += self._senders.collect()
+        if not self._unsettled:
+            return
+        _settle(self._unsettled)
+        troubles = [sent.trouble for sent in self._unsettled if sent.trouble]
+        self._unsettled = []
+        if troubles:
+            self._leave_alone(troubles[-1])
+        else:
+            self._rest.end()
+
+    def _leave_alone(self, trouble: MailError) -> None:
+        """Let a smart host in trouble be for a while, without a try for each delivery."""
+        seconds = self._rest.begin()
+        logger.warning("%s; left alone for %g seconds", trouble, seconds)
+        self._life.activity = str(trouble)
+        self._claimed += self._senders.take_back()
+        self._fail_expired(trouble)
+        self._give_back()
+
+    def _fail_expired(self, trouble: MailError) -> None:
+        """End what is too old to wait for the smart host any longer."""
+        now = timezone.now()
+        old = [
+            Mailing(mailing.message, [each for each in mailing.deliveries if is_expired(each, now)])
+            for mailing in self._claimed
+        ]
+        _settle(
+            [
+                Sent(mailing, head=mime.head(mailing.message.raw), trouble=trouble)
+                for mailing in old
+                if mailing.deliveries
+            ]
+        )
+        for mailing in self._claimed:
+            mailing.deliveries = [each for each in mailing.deliveries if not is_expired(each, now)]
+
+    def _give_back(self) -> None:
+        """Queue again what nobody has tried."""
+        self._claimed += self._senders.take_back()
+        Delivery.objects.give_back([row for each in self._claimed for row in each.deliveries])
+        self._claimed = []
+
+    def _wind_up(self) -> None:
+        end = monotonic() + mail_settings().DRAIN_SECONDS
+        self._senders.stop()
+        while monotonic() < end:
+            try:
+                self._give_back()
+                finished = not self._senders.in_hand
+                self._settle()
+            except DatabaseError:
+                logger.exception("The database does not answer; trying again")
+                connection.close()
+                finished = False
+            if finished:
+                break
+            self._bell.wait(min(1, end - monotonic()))
+        self._senders.join(end - monotonic())
+
+
+def _mailings(claimed: Sequence[Delivery]) -> list[Mailing]:
+    mailings: dict[int, Mailing] = {}
+    for delivery in claimed:
+        mailing = mailings.setdefault(delivery.message_id, Mailing(delivery.message, []))
+        mailing.deliveries.append(delivery)
+    return list(mailings.values())
+
+
+def _settle(results: Sequence[Sent]) -> None:
+    """Write what became of mailings, and tell the senders of those that failed."""
+    heads = {sent.mailing.message.pk: sent.head for sent in results}
+    outcomes = dict(pair for sent in results for pair in sent.outcomes())
+    try:
+        _commit(outcomes, heads)
+    except ClaimLost:
+        for delivery, outcome in outcomes.items():
+            _commit_alone(delivery, outcome, heads)
+
+
+def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) -> None:
+    failures: dict[Message, list[dsn.Failure]] = defaultdict(list)
+    for delivery, outcome in outcomes.items():
+        if outcome.status == Status.FAILED:
+            failures[delivery.message].append((delivery.recipient, outcome.reply))
+    with transaction.atomic():
+        Delivery.objects.settle(outcomes)
+        for message in sorted(failures, key=lambda message: message.pk):  # as other relays do
+            dsn.post_failure(message, failures[message], head=heads[message.pk])
+
+
+def _commit_alone(delivery: Delivery, outcome: Outcome, heads: Mapping[int, bytes]) -> None:
+    try:
+        _commit({delivery: outcome}, heads)
+    except ClaimLost as lost:
+        logger.warning("Delivery %d, %s, is not noted. %s", delivery.pk, outcome.status, lost)

@@ -1,0 +1,460 @@
+"""The relay against real servers, of which most misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from mailapp import bounces
+from mailapp.lifecycle import Life, living
+from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
+from mailapp.models.delivery import Status
+from mailapp.relay.work import Relay
+from mailapp.wakeup import listen, notify
+from tests.integration.scripted_server import DROP, SILENCE, ScriptedServer, scripted_server
+from tests.waiting import DEADLINE, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RAW = b"From: you@example.com\r\nSubject: News\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
+OFFERS = "250-mx.test\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250 PIPELINING"
+MANY = [f"r{number}@client.test" for number in range(6)]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ScriptedServer]]:
+    """Start a smart host with replies of its own: `serve(RCPT="550 no", dot="250 ok")`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**script: str | list[str]) -> ScriptedServer:
+            named = {{"dot": "."}.get(verb, verb): reply for verb, reply in script.items()}
+            replies = {"EHLO": OFFERS, "RSET": "250 Flushed", **named}
+            return stack.enter_context(scripted_server(replies))
+
+        yield start
+
+
+@pytest.fixture
+def relay(settings: Any) -> Iterator[Callable[..., Life]]:
+    """Run a relay in a thread until the test ends: `relay(server.address, RELAY_TIMEOUT=1)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(address: str, **changes: Any) -> Life:
+            quick = {
+                "RELAY": address,
+                "RELAY_CONNECTIONS": 1,
+                "RELAY_TIMEOUT": DEADLINE,
+                "RELAY_REST_SECONDS": [0.01],
+                "POLL_SECONDS": 0.05,
+            }
+            settings.MAIL = {**settings.MAIL, **quick, **changes}
+            return stack.enter_context(running_relay())
+
+        yield start
+
+
+@contextlib.contextmanager
+def running_relay() -> Iterator[Life]:
+    lives: list[Life] = []
+    started = threading.Event()
+
+    def run() -> None:
+        try:
+            with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
+                life.on_stop(bell.wake)
+                lives.append(life)
+                started.set()
+                Relay(life, bell).work()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(DEADLINE)
+    try:
+        yield lives[0]
+    finally:
+        lives[0].stop()
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def post(message: Callable[..., Message]) -> Callable[..., Message]:
+    """Queue a mail of ours: `post("reader@client.test", "you@client.test", sender="")`."""
+
+    def make(*recipients: str, raw: bytes = RAW, sender: str = "you@example.com") -> Message:
+        return message(raw=raw, sender=sender, recipients=recipients, queue=OUTGOING, protocol="")
+
+    return make
+
+
+def tried() -> dict[str, Status]:
+    """The status of each recipient, once every delivery was tried."""
+    wait_until(lambda: not Delivery.objects.filter(status__in=["queued", "claimed"]).exists())
+    return statuses()
+
+
+def statuses() -> dict[str, Status]:
+    return {row.recipient: Status(row.status) for row in Delivery.objects.all()}
+
+
+def settled(message: Message) -> Delivery:
+    """The only delivery of a message, once it was tried."""
+    wait_until(lambda: message.deliveries.filter(attempt_set__isnull=False).exists())
+    return message.deliveries.get()
+
+
+def reports() -> list[bounces.Bounce]:
+    """The failure reports that were queued."""
+    found = [bounces.read(message.raw) for message in Message.objects.filter(sender="")]
+    return [report for report in found if report is not None]
+
+
+# What goes well
+
+
+def test_mail_is_sent_and_done_with_the_reply_of_the_smart_host(serve, relay, post):
+    server = serve(dot="250 2.0.0 Queued as 4F1")
+    sent = post("reader@client.test")
+
+    relay(server.address)
+
+    delivery = settled(sent)
+    assert (delivery.status, delivery.reply) == (Status.DONE, "250 2.0.0 Queued as 4F1")
+    assert server.messages == [RAW]
+    assert "RCPT TO:<reader@client.test>" in server.commands
+    attempt = Attempt.objects.get()
+    assert (attempt.outcome, attempt.reply) == (Status.DONE, delivery.reply)
+    assert attempt.started_at <= attempt.ended_at
+
+
+def test_mail_that_comes_later_is_sent_when_the_relay_is_woken(serve, relay, post):
+    server = serve()
+    relay(server.address, POLL_SECONDS=DEADLINE)
+
+    sent = post("reader@client.test")
+    notify(OUTGOING)
+
+    assert settled(sent).status == Status.DONE
+
+
+def test_recipients_share_one_transaction(serve, relay, post):
+    server = serve()
+    post(*MANY)
+
+    relay(server.address)
+
+    assert set(tried().values()) == {Status.DONE}
+    assert server.verbs[:9] == ["EHLO", "MAIL", *["RCPT"] * 6, "DATA"]
+    assert len(server.messages) == 1
+
+
+def test_connection_is_kept_from_mail_to_mail(serve, relay, post):
+    server = serve()
+    for recipient in MANY:
+        post(recipient)
+
+    relay(server.address)
+
+    assert set(tried().values()) == {Status.DONE}
+    assert Counter(server.verbs)["EHLO"] == 1
+
+
+def test_idle_connection_is_closed_with_a_word_and_opened_again(serve, relay, post):
+    server = serve()
+    relay(server.address, RELAY_IDLE_SECONDS=0.02)
+
+    for recipient in ("a@client.test", "b@client.test"):
+        server.commands.clear()
+        assert settled(post(recipient)).status == Status.DONE
+        wait_until(lambda: "QUIT" in server.verbs)
+
+        assert server.verbs == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
+
+
+def test_large_mail_is_sent_from_the_storage(serve, relay, post, settings, tmp_path):
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "mail": {
+            "BACKEND": "mailapp.storage.DurableFileSystemStorage",
+            "OPTIONS": {"location": tmp_path},
+        },
+    }
+    settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 1000}
+    server, raw = serve(), RAW + b"0123456789abcde\r\n" * 30
+    large = post("reader@client.test", raw=raw * 2)
+
+    relay(server.address)
+
+    assert settled(large).status == Status.DONE
+    assert server.messages == [raw * 2]
+    assert large.raw_message.file
+
+
+def test_two_relays_with_several_connections_send_nothing_twice(serve, relay, post):
+    server = serve()
+    for number in range(60):
+        post(f"r{number}@client.test", raw=RAW + b"%d\r\n" % number)
+
+    relay(server.address, RELAY_CONNECTIONS=3)
+    relay(server.address, RELAY_CONNECTIONS=3)
+
+    assert set(tried().values()) == {Status.DONE}
+    assert len(server.messages) == len(set(server.messages)) == 60
+
+
+# Refusals
+
+
+def test_refused_recipient_fails_alone(serve, relay, post):
+    server = serve(RCPT=["250 Ok", "550 5.1.1 Unknown", "450 4.2.0 Later", "250 Ok"])
+    post("a@client.test", "b@client.test", "c@client.test", "d@client.test")
+
+    relay(server.address)
+
+    wait_until(reports)
+    assert {address: status for address, status in tried().items() if "client" in address} == {
+        "a@client.test": Status.DONE,
+        "b@client.test": Status.FAILED,
+        "c@client.test": Status.DEFERRED,
+        "d@client.test": Status.DONE,
+    }
+    assert len(server.messages) >= 1
+
+
+def test_sender_gets_one_report_that_names_all_who_failed(serve, relay, post):
+    server = serve(RCPT=["550 5.1.1 Unknown", "550 5.2.1 Off", "250 Ok"])
+    failed = post("a@client.test", "b@client.test", "c@client.test")
+
+    relay(server.address)
+
+    [report] = wait_until(reports)
+    assert report.message_id == "<1@example.com>"
+    assert [(each.recipient, each.reply) for each in report.reports] == [
+        ("a@client.test", "550 5.1.1 Unknown"),
+        ("b@client.test", "550 5.2.1 Off"),
+    ]
+    [told] = Message.objects.filter(sender="")
+    assert [row.recipient for row in told.deliveries.all()] == [failed.sender]
+
+
+def test_mail_from_the_null_sender_fails_without_a_report(serve, relay, post):
+    server = serve(RCPT="550 5.1.1 Unknown")
+    failed = post("reader@client.test", sender="")
+
+    relay(server.address)
+
+    assert settled(failed).status == Status.FAILED
+    assert Message.objects.count() == 1
+
+
+STAGES = ["MAIL", "RCPT", "DATA", "dot"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_permanent_refusal_at_any_stage_fails_the_mail(serve, relay, post, stage):
+    server = serve(
+        **{stage: ["554 5.7.1 No", "250 Ok"]} if stage != "DATA" else {stage: "554 5.7.1 No"}
+    )
+    failed = post("reader@client.test", sender="")
+
+    relay(server.address)
+
+    delivery = settled(failed)
+    assert (delivery.status, delivery.reply) == (Status.FAILED, "554 5.7.1 No")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_temporary_refusal_at_any_stage_defers_the_mail(serve, relay, post, stage):
+    server = serve(**{stage: "451 4.7.1 Later"})
+    deferred = post("reader@client.test")
+
+    relay(server.address, RELAY_RETRY_SECONDS=[1000])
+
+    delivery = settled(deferred)
+    assert (delivery.status, delivery.reply) == (Status.DEFERRED, "451 4.7.1 Later")
+    ended_at = Attempt.objects.get().ended_at
+    assert timedelta(seconds=1000) <= delivery.due_at - ended_at < timedelta(seconds=1200)
+
+
+def test_deferred_mail_is_tried_again_and_done(serve, relay, post):
+    server = serve(RCPT=["450 Later", "450 Later", "250 Ok"])
+    sent = post("reader@client.test")
+
+    relay(server.address, RELAY_RETRY_SECONDS=[0.01])
+
+    wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
+    assert [attempt.outcome for attempt in Attempt.objects.all()] == [
+        Status.DEFERRED,
+        Status.DEFERRED,
+        Status.DONE,
+    ]
+
+
+def test_mail_that_is_too_old_fails_with_the_last_reply(serve, relay, post):
+    server = serve(RCPT="450 4.2.0 Greylisted")
+    old = post("reader@client.test")
+    old.deliveries.update(created_at=timezone.now() - timedelta(days=6))
+
+    relay(server.address)
+
+    [report] = wait_until(reports)
+    delivery = old.deliveries.get()
+    assert (delivery.status, delivery.reply) == (Status.FAILED, "450 4.2.0 Greylisted")
+    assert report.reports[0].status == "4.2.0"
+    assert not report.temporary
+
+
+def test_as_many_recipients_are_sent_at_once_as_the_smart_host_takes(serve, relay, post):
+    enough = ["250 Ok", "250 Ok", *["452 4.5.3 Too many recipients"] * 4]
+    server = serve(RCPT=[*enough, "250 Ok"])
+    post(*MANY)
+
+    relay(server.address)
+
+    assert set(tried().values()) == {Status.DONE}
+    assert len(server.messages) == 3
+    assert set(Attempt.objects.values_list("number", flat=True)) == {1}
+
+
+# Trouble with the smart host
+
+
+@pytest.mark.parametrize("stage", ["banner", "EHLO", *STAGES])
+@pytest.mark.parametrize("reply", [DROP, SILENCE, "hello there"])
+def test_smart_host_that_fails_us_at_any_stage_defers_the_mail(serve, relay, post, stage, reply):
+    server = serve(**{stage: reply, "HELO": reply})
+    deferred = post("reader@client.test")
+
+    relay(server.address, RELAY_TIMEOUT=0.05, RELAY_REST_SECONDS=[DEADLINE])
+
+    delivery = settled(deferred)
+    assert delivery.status == Status.DEFERRED
+    assert delivery.reply[:9] == ("451 4.4.2" if stage in STAGES else "451 4.4.1")
+    assert (
+        "smart host" in Attempt.objects.get().error or server.address in Attempt.objects.get().error
+    )
+
+
+@pytest.mark.parametrize("farewell", [DROP, "421 4.4.2 Idle for too long"])
+def test_kept_connection_that_was_closed_costs_no_try(serve, relay, post, farewell):
+    server = serve(MAIL=["250 Ok", farewell, "250 Ok"])
+    post("a@client.test")
+    post("b@client.test")
+
+    relay(server.address, RELAY_REST_SECONDS=[DEADLINE])
+
+    assert set(tried().values()) == {Status.DONE}
+    assert Counter(server.verbs)["EHLO"] == 2
+    assert set(Attempt.objects.values_list("number", flat=True)) == {1}
+
+
+def test_dead_smart_host_is_left_alone_and_costs_other_mail_no_try(relay, post, caplog):
+    with socket.socket() as reserved:  # bound, so that nobody else listens there
+        reserved.bind(("127.0.0.1", 0))
+        for recipient in MANY:
+            post(recipient)
+
+        life = relay("127.0.0.1:{1}".format(*reserved.getsockname()), RELAY_REST_SECONDS=[DEADLINE])
+        wait_until(lambda: Attempt.objects.exists())
+        wait_until(lambda: not Delivery.objects.claimed().exists())
+        post("later@client.test")
+        notify(OUTGOING)
+        life.stop()
+
+    assert Counter(statuses().values()) == {Status.DEFERRED: 1, Status.QUEUED: 6}
+    assert set(Delivery.objects.values_list("attempts", flat=True)) == {0, 1}
+    assert "refused" in life.activity
+    assert [record.levelno for record in caplog.records if "left alone" in record.message] == [
+        logging.WARNING
+    ]
+
+
+def test_mail_flows_again_when_the_smart_host_is_back(serve, relay, post):
+    server = serve(banner=["421 Busy", "421 Busy", "220 mx.test"])
+    for recipient in MANY:
+        post(recipient)
+
+    relay(server.address)
+
+    wait_until(lambda: Delivery.objects.filter(status=Status.DONE).count() == 4)
+    assert Delivery.objects.filter(status=Status.DEFERRED).count() == 2
+
+
+def test_mail_too_old_to_wait_for_a_dead_smart_host_fails(serve, relay, post):
+    server = serve(banner="421 Busy")
+    for recipient in MANY:
+        post(recipient)
+    Delivery.objects.update(created_at=timezone.now() - timedelta(days=6))
+
+    relay(server.address, RELAY_REST_SECONDS=[DEADLINE])
+
+    wait_until(lambda: Delivery.objects.filter(status=Status.FAILED).count() == 6)
+    assert len(wait_until(reports)) == 6
+
+
+def test_what_was_sent_before_the_smart_host_broke_off_stays_sent(serve, relay, post):
+    server = serve(dot=["250 Ok", DROP])
+    post(*MANY)
+
+    relay(server.address, RELAY_RECIPIENTS=4, RELAY_REST_SECONDS=[DEADLINE])
+
+    counted = Counter(tried().values())
+    assert counted == {Status.DONE: 4, Status.DEFERRED: 2}
+
+
+def test_reply_with_octets_that_no_text_can_hold_is_kept_cleaned(serve, relay, post):
+    server = serve(dot="250 Queued\0 \x1b[2Jas 4F1")
+    sent = post("reader@client.test")
+
+    relay(server.address)
+
+    delivery = settled(sent)
+    assert delivery.status == Status.DONE
+    assert delivery.reply.isprintable()
+
+
+# The end, and claims that are lost
+
+
+def test_stopped_relay_finishes_the_mail_in_hand_and_gives_back_the_rest(serve, relay, post):
+    server = serve(dot=SILENCE)
+    for recipient in MANY:
+        post(recipient)
+    life = relay(server.address, RELAY_TIMEOUT=0.1)
+    wait_until(lambda: server.messages)
+
+    life.stop()
+
+    wait_until(lambda: not Delivery.objects.claimed().exists())
+    assert Counter(statuses().values()) == {Status.DEFERRED: 1, Status.QUEUED: 5}
+    assert Counter(Delivery.objects.values_list("attempts", flat=True)) == {1: 1, 0: 5}
+    assert Attempt.objects.count() == 1
+
+
+def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(serve, relay, post, caplog):
+    server = serve(RCPT=["250 Ok", SILENCE])
+    post("kept@client.test", "lost@client.test")
+    relay(server.address, RELAY_TIMEOUT=0.2, RELAY_REST_SECONDS=[DEADLINE])
+    wait_until(lambda: "RCPT" in server.verbs)
+    other = uuid.uuid4()
+    lost = Delivery.objects.filter(recipient="lost@client.test")
+
+    lost.update(claim=other)
+
+    wait_until(lambda: Attempt.objects.exists())
+    assert lost.get().claim == other
+    assert statuses()["kept@client.test"] == Status.DEFERRED
+    assert wait_until(lambda: [each for each in caplog.messages if "not noted" in each])

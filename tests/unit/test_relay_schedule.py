@@ -1,0 +1,72 @@
+"""When the relay tries again and when it gives up, by a clock that the test turns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mailapp.models import Delivery
+from mailapp.relay import schedule
+
+BORN = datetime(2026, 1, 1, tzinfo=UTC)
+WAITS = [60.0, 120.0, 300.0]
+
+
+@pytest.fixture(autouse=True)
+def waits(settings) -> None:
+    settings.MAIL = {
+        **settings.MAIL,
+        "RELAY_RETRY_SECONDS": WAITS,
+        "RELAY_GIVE_UP_SECONDS": 3600,
+    }
+
+
+def tries_until_given_up(delivery: Delivery) -> list[timedelta]:
+    """Fail every try, and return how long each came after the one before."""
+    now, gaps = BORN, []
+    while True:
+        delivery.attempts += 1
+        if schedule.is_expired(delivery, now):
+            return gaps
+        gaps.append(timedelta(seconds=schedule.delay(delivery, now)))
+        now += gaps[-1]
+
+
+def test_waits_grow_and_the_last_repeats_until_it_is_given_up():
+    gaps = tries_until_given_up(Delivery(created_at=BORN))
+
+    for gap, wait in zip(gaps[:-1], [*WAITS, *[300.0] * 20], strict=False):
+        assert wait <= gap.total_seconds() <= wait * 1.1
+    assert sum(gaps, timedelta()) == timedelta(seconds=3600)
+
+
+def test_waits_begin_again_when_an_operator_asks_to_retry():
+    delivery = Delivery(created_at=BORN, attempts=8, attempts_before=7)
+
+    assert schedule.delay(delivery, BORN) <= WAITS[0] * 1.1
+
+
+def test_failures_do_not_march_in_step():
+    delays = {schedule.delay(Delivery(created_at=BORN, attempts=1), BORN) for _ in range(20)}
+
+    assert len(delays) > 1
+
+
+def test_rest_grows_with_each_trouble_and_starts_again_when_all_is_well():
+    rest = schedule.Rest([1, 5])
+
+    grown = [rest.begin(), rest.begin(), rest.begin()]
+    rest.end()
+
+    assert grown == [1, 5, 5]
+    assert rest.begin() == 1
+
+
+def test_rest_is_over_when_its_time_has_passed():
+    rest = schedule.Rest([1000])
+    assert rest.remaining == 0
+
+    rest.begin()
+
+    assert 999 < rest.remaining <= 1000
