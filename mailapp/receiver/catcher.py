@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import mailbox
 import signal
 from collections.abc import Callable
 from typing import BinaryIO
 
-from mailapp.conf import Endpoint, MailSettings, mail_settings
+from mailapp.conf import MailSettings, mail_settings
 from mailapp.models import NewMail
 
 from . import replies
+from .limits import networks, watched_sessions
 from .listener import Listener
 from .server import event_loop, listening
 
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+LOOPBACK = networks(["127.0.0.0/8", "::1/128"])
 
 
 def run(on_ready: Callable[[str], None] = print) -> None:
@@ -33,10 +33,11 @@ async def catch(
 ) -> None:
     """Serve the catcher until `stopping` is set."""
     destination = MaildirDestination(settings.CATCHER_QUEUE)
-    listener = Listener(settings, destination, only_from=LOOPBACK)
-    async with listening(listener, Endpoint.parse(settings.CATCHER)) as place:
-        on_ready(place)
-        await stopping.wait()
+    async with watched_sessions(settings) as sessions:
+        listener = Listener(settings, destination, sessions, only_from=LOOPBACK)
+        async with listening(listener, settings.CATCHER) as place:
+            on_ready(place)
+            await stopping.wait()
 
 
 class MaildirDestination:
@@ -44,6 +45,10 @@ class MaildirDestination:
 
     def __init__(self, path: str) -> None:
         self._maildir = mailbox.Maildir(path, create=True)
+
+    def closed(self) -> bytes | None:
+        """It is always open."""
+        return None
 
     def unavailable(self) -> bytes | None:
         """It always takes mail."""

@@ -34,6 +34,7 @@ class DataReader:
     ) -> None:
         self.content = b""  #: all of it, or its beginning when there is a spool
         self.spool: BinaryIO | None = None
+        self.spool_error: OSError | None = None  #: why the content could not be kept
         self.size = 0  #: octets of content, without the dots that were doubled for the wire
         self.malformed = False  #: has a NUL, or a bare CR or LF that was not normalised
         self._limit = limit
@@ -60,13 +61,10 @@ class DataReader:
         end = buffer.find(END, searched)
         if end >= 0:
             rest = bytes(buffer[end + len(END) :])
-            self._keep(self._take(end + 2))
+            self._keep(self._take(end + 2), in_spool=self.spool is not None)
             return rest
         if len(buffer) > self._memory:
-            block = self._take(self._safe_cut())
-            if self.spool is None and not self._is_refused:
-                self.spool = self._make_spool()
-            self._keep(block)
+            self._keep(self._take(self._safe_cut()), in_spool=True)
         return None
 
     def close(self) -> None:
@@ -74,10 +72,6 @@ class DataReader:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
-
-    @property
-    def _is_refused(self) -> bool:
-        return self.malformed or self.too_big
 
     def _safe_cut(self) -> int:
         """Where the buffer can be parted: behind a line, else anywhere but behind a CR."""
@@ -101,16 +95,24 @@ class DataReader:
             self.malformed = True
         return block
 
-    def _keep(self, block: bytes) -> None:
+    def _keep(self, block: bytes, *, in_spool: bool) -> None:
         self.size += len(block)
-        if self._is_refused:
+        if self.malformed or self.too_big or self.spool_error is not None:
             self.content = b""
             self.close()
-        elif self.spool is not None:
+            return
+        self.content = self.content or block
+        if in_spool:
+            self._write(block)
+
+    def _write(self, block: bytes) -> None:
+        try:
+            if self.spool is None:
+                self.spool = self._make_spool()
             self.spool.write(block)
-            self.content = self.content or block
-        else:
-            self.content = block
+        except OSError as error:
+            self.spool_error = error
+            self.close()
 
 
 def _has_bare_line_ends(block: bytes) -> bool:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, cast
 
 from mailapp.conf import MailSettings
 from mailapp.models import NewMail
 
-from .limits import Network, Sessions
+from . import replies
+from .data import DataReader
+from .limits import Network, Sessions, is_in, networks
 from .protocol import Dialogue
 
 
 class Destination(Protocol):
-    """Where a listener's mail goes, and whether it may."""
+    """Where mail goes, and whether it may."""
+
+    def closed(self) -> bytes | None:
+        """The reply that turns everybody away at the door; None when it is open."""
 
     def unavailable(self) -> bytes | None:
-        """The reply when no mail can be taken now, whoever sends it; None when it can."""
+        """The reply when no mail can be taken just now; None when it can."""
 
     def refusal(self, recipient: str) -> bytes | None:
         """The reply that refuses a recipient; None when its mail is wanted."""
@@ -32,18 +38,19 @@ class Destination(Protocol):
 
 @dataclass(eq=False)
 class Listener:
-    """One port: its destination, its settings, and the sessions that are open."""
+    """One port: what is spoken there, where its mail goes, and who may come."""
 
     settings: MailSettings
     destination: Destination
-    tls: ssl.SSLContext | None = None
-    only_from: tuple[Network, ...] | None = None  #: who may connect; None: everybody
-    sessions: Sessions = field(default_factory=Sessions)
-    draining: bool = False
+    sessions: Sessions
     kind: type[Dialogue] = Dialogue
+    tls: ssl.SSLContext | None = None
+    tls_at_once: bool = False
+    only_from: tuple[Network, ...] | None = None  #: None: everybody may come
 
     def __post_init__(self) -> None:
         self.hostname = self.settings.hostname
+        self.proxies = networks(self.settings.PROXY_NETWORKS)
         self.methods: dict[str, Callable[[Dialogue, str], Awaitable[None]]] = {
             name: getattr(self.kind, f"smtp_{name}") for name in self.kind.COMMANDS.split()
         }
@@ -51,3 +58,21 @@ class Listener:
     def answer(self) -> Dialogue:
         """Begin the dialogue with a client that connects."""
         return self.kind(self)
+
+    def refusal(self, dialogue: Dialogue) -> bytes | None:
+        """The reply that turns a client away at the door; None when it may come in."""
+        if self.only_from is not None and not is_in(dialogue.peer, self.only_from):
+            return replies.NOT_FROM_THERE
+        return self.sessions.locate(dialogue, dialogue.peer) or self.destination.closed()
+
+    def content_reader(self) -> DataReader:
+        """Make the reader for one mail."""
+        return DataReader(
+            self.settings.MAX_MESSAGE_SIZE,
+            memory=self.settings.INLINE_SIZE,
+            make_spool=self._spool,
+            normalise=self.settings.BARE_LINE_ENDS == "normalise",
+        )
+
+    def _spool(self) -> BinaryIO:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.settings.RUN_DIR))

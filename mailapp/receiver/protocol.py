@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import tempfile
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from aiosmtpd.smtp import SMTP
@@ -14,7 +13,7 @@ from mailapp.addresses import fold, take_path
 from mailapp.errors import BadAddress
 from mailapp.models import NewMail
 
-from . import replies, tls
+from . import proxy, replies, tls
 from .data import DataReader, has_too_many_hops
 from .limits import is_in
 from .replies import Farewell, Refused
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_COMMAND_OCTETS = 512 + 2 * 64  # RFC 5321 4.5.3.1.4, and what SIZE, BODY and SMTPUTF8 add
 _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
 _OTHER_PROTOCOLS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"}
 _NOT_IMPLEMENTED = {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN"}
@@ -41,6 +39,7 @@ class Dialogue(SMTP):
     """
 
     COMMANDS: ClassVar[str] = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT BDAT STARTTLS"
+    COMMAND_OCTETS: ClassVar[int] = 512 + 2 * 64  # RFC 5321 4.5.3.1.4, and what extensions add
     GREETING: ClassVar[str] = "ESMTP"
     wire: Wire
     task: asyncio.Task[None]
@@ -57,6 +56,10 @@ class Dialogue(SMTP):
         self.extended = False
         self.transaction: Transaction | None = None
         self.commands = self.errors = self.junk = 0
+        self.began = self.turn_began = self.loop.time()
+        self.content_began: float | None = None  #: when the 354 was said
+        self.content_from = 0  #: the octets that had come in by then
+        self.origin = ""  #: the address that it counts for; "" when it counts for none
 
     # What the event loop calls.
 
@@ -64,7 +67,7 @@ class Dialogue(SMTP):
         self.wire = Wire(self.loop, cast(asyncio.Transport, transport))
         self.peer = _peer(transport)
         self.tls = tls.facts(transport)
-        self.listener.sessions.add(self)
+        self.listener.sessions.enter(self)
         self.task = self.loop.create_task(self._handle_client())
 
     def data_received(self, data: bytes) -> None:
@@ -81,14 +84,14 @@ class Dialogue(SMTP):
         return not self.tls  # a client that half-closed still hears what became of its mail
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.listener.sessions.discard(self)
+        self.listener.sessions.leave(self)
         self.wire.hang_up()
 
     # The course of a session.
 
     async def _handle_client(self) -> None:
         try:
-            await self._greet()
+            await self._arrive()
             while True:
                 await self._obey(await self._next_line())
         except Farewell as farewell:
@@ -98,16 +101,19 @@ class Dialogue(SMTP):
         finally:
             self.wire.close()
 
-    async def _greet(self) -> None:
-        only_from = self.listener.only_from
-        if only_from is not None and not is_in(self.peer, only_from):
-            raise Farewell(replies.NOT_FROM_THERE)
+    async def _arrive(self) -> None:
+        if is_in(self.peer, self.listener.proxies):
+            self.peer = await proxy.client_behind(self.peer, self.wire)
+        if refusal := self.listener.refusal(self):
+            self.wire.say(refusal)
+            raise HungUp
         if await self.wire.hears_within(self.settings.GREET_SECONDS):
             raise Farewell(replies.NOT_IN_SYNC)
         self.wire.say(f"220 {self.listener.hostname} {self.GREETING}".encode())
 
     async def _next_line(self) -> bytes:
-        if self.listener.draining and self.transaction is None:
+        self.turn_began = self.loop.time()
+        if self.listener.sessions.draining and self.transaction is None:
             raise Farewell(replies.SHUTTING_DOWN)
         if not self.wire.waiting:
             await self.wire.more()
@@ -120,7 +126,7 @@ class Dialogue(SMTP):
         if self.commands > self.settings.MAX_COMMANDS:
             raise Farewell(replies.TOO_MANY_COMMANDS)
         try:
-            name, argument = _read_command(line)
+            name, argument = _read_command(line, self.COMMAND_OCTETS)
             await self._command(name, argument)
         except Refused as refused:
             self._refuse(refused.reply)
@@ -237,12 +243,7 @@ class Dialogue(SMTP):
         if self.wire.waiting:
             raise Farewell(replies.NOT_IN_SYNC)  # content that did not wait for the 354
         self.wire.say(replies.START_DATA)
-        reader = DataReader(
-            self.settings.MAX_MESSAGE_SIZE,
-            memory=self.settings.INLINE_SIZE,
-            make_spool=tempfile.TemporaryFile,
-            normalise=self.settings.BARE_LINE_ENDS == "normalise",
-        )
+        reader = self.listener.content_reader()
         try:
             await self._read_content(reader)
             reply = await self._store(transaction, reader)
@@ -252,11 +253,13 @@ class Dialogue(SMTP):
         self._answer_content(transaction, reply)
 
     async def _read_content(self, reader: DataReader) -> None:
+        self.content_began, self.content_from = self.loop.time(), self.wire.octets
         rest = None
         while rest is None:
             rest = reader.feed(await self.wire.piece())
             if rest is None and reader.endless:
                 raise Farewell(replies.ENDLESS_CONTENT)
+        self.content_began = None
         self.wire.give_back(rest)
 
     async def _store(self, transaction: Transaction, reader: DataReader) -> bytes:
@@ -334,12 +337,12 @@ class Dialogue(SMTP):
         self.transaction, self.helo, self.extended = None, "", False
 
 
-def _read_command(line: bytes) -> tuple[str, str]:
+def _read_command(line: bytes, limit: int) -> tuple[str, str]:
     """Return the name of a command in capitals and its argument; raise Refused or Farewell."""
     if not line.endswith(b"\r\n"):
         # A client that ends lines in its own way may mean other lines than we see.
         raise Farewell(replies.BAD_LINE)
-    if len(line) > _COMMAND_OCTETS:
+    if len(line) > limit:
         raise Refused(replies.LINE_TOO_LONG)
     try:
         text = line[:-2].decode()
@@ -368,6 +371,9 @@ def _content_refusal(reader: DataReader) -> bytes | None:
         return replies.TOO_BIG
     if reader.malformed:
         return replies.BARE_LINE_ENDS
+    if reader.spool_error is not None:
+        logger.error("A mail could not be spooled: %s", reader.spool_error)
+        return replies.DISK_LOW
     if has_too_many_hops(reader.content):
         return replies.TOO_MANY_HOPS
     return None

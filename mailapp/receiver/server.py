@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
+import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import uvloop
 
-from mailapp import registry
-from mailapp.conf import Endpoint, mail_settings
+from mailapp.conf import Endpoint, MailSettings, mail_settings
 from mailapp.errors import PortTaken
 from mailapp.lifecycle import living
 from mailapp.models import INCOMING, Process
 
-from .listener import Listener
+from . import tls
+from .limits import Sessions, watched_sessions
+from .listener import Destination, Listener
+from .lmtp import LmtpDialogue
+from .protocol import Dialogue
 from .store import handlers_destination
+from .submission import SubmissionDialogue
+
+_BACKLOG = 1024
 
 
 def run(on_ready: Callable[[str], None] = print) -> None:
@@ -23,7 +32,7 @@ def run(on_ready: Callable[[str], None] = print) -> None:
 
     `on_ready` is called with `host:port` once mail is taken. Raise PortTaken.
     """
-    registry.sync()  # a recipient that only a new handler takes must not be refused for good
+    _allow_many_connections()
     with living(Process.Kind.RECEIVER, INCOMING) as life, event_loop() as runner:
         stopping = asyncio.Event()
         loop = runner.get_loop()
@@ -32,7 +41,9 @@ def run(on_ready: Callable[[str], None] = print) -> None:
             loop.call_soon_threadsafe(stopping.set)
 
         life.on_stop(stop)
-        runner.run(_receive(stopping, on_ready))
+        if life.stopping.is_set():
+            return
+        runner.run(_receive(mail_settings(), stopping, on_ready))
 
 
 def event_loop() -> asyncio.Runner:
@@ -40,36 +51,91 @@ def event_loop() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _receive(stopping: asyncio.Event, on_ready: Callable[[str], None]) -> None:
-    settings = mail_settings()
-    endpoint = Endpoint.parse(settings.RECEIVER)
+def _allow_many_connections() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _receive(
+    settings: MailSettings, stopping: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
     async with (
-        handlers_destination() as destination,
-        listening(Listener(settings, destination), endpoint) as place,
+        handlers_destination(settings) as destination,
+        watched_sessions(settings) as sessions,
+        contextlib.AsyncExitStack() as ports,
     ):
-        on_ready(place)
+        places = [
+            await ports.enter_async_context(listening(listener, place))
+            for place, listener in _listeners(settings, destination, sessions)
+        ]
+        on_ready(places[0])
         await stopping.wait()
 
 
-@contextlib.asynccontextmanager
-async def listening(listener: Listener, endpoint: Endpoint) -> AsyncIterator[str]:
-    """Serve a port within the body; yield its `host:port`.
+def _listeners(
+    settings: MailSettings, destination: Destination, sessions: Sessions
+) -> list[tuple[str, Listener]]:
+    """Return the places of the settings, with what listens there."""
+    context = None
+    if settings.TLS_CERTIFICATE:
+        context = tls.server_context(settings.TLS_CERTIFICATE, settings.TLS_KEY)
 
-    At the end new connections are refused, transactions that run have `DRAIN_SECONDS` to
-    end, and everybody else is told 421. Raise PortTaken.
+    def listener(kind: type[Dialogue], *, tls_at_once: bool = False) -> Listener:
+        return Listener(settings, destination, sessions, kind, context, tls_at_once)
+
+    places = [
+        (settings.RECEIVER, listener(Dialogue)),
+        (settings.RECEIVER_TLS, listener(Dialogue, tls_at_once=True)),
+        (settings.LMTP, listener(LmtpDialogue)),
+        (settings.SUBMISSION, listener(SubmissionDialogue)),
+        (settings.SUBMISSION_TLS, listener(SubmissionDialogue, tls_at_once=True)),
+    ]
+    return [(place, listener) for place, listener in places if place]
+
+
+@contextlib.asynccontextmanager
+async def listening(listener: Listener, place: str) -> AsyncIterator[str]:
+    """Serve a place, `host:port` or the path of a Unix socket, within the body; yield it.
+
+    At the end no more clients are let in; those that are in stay. Raise PortTaken.
     """
-    loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(
-            listener.answer, endpoint.host, endpoint.port, backlog=1024
-        )
+        server = await _open(listener, place)
     except OSError as error:
-        raise PortTaken(f"{endpoint} ({error.strerror})") from error
-    port = server.sockets[0].getsockname()[1]
+        raise PortTaken(f"{place} ({error.strerror or error})") from error
     try:
-        yield str(endpoint._replace(port=port))
+        yield _name(server, place)
     finally:
         server.close()
-        listener.draining = True
-        await listener.sessions.drain(listener.settings.DRAIN_SECONDS)
-        await server.wait_closed()
+
+
+async def _open(listener: Listener, place: str) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    context: ssl.SSLContext | None = listener.tls if listener.tls_at_once else None
+    if place.startswith("/"):
+        await _refuse_taken(place)
+        server = await loop.create_unix_server(
+            listener.answer, place, ssl=context, backlog=_BACKLOG
+        )
+        Path(place).chmod(0o666)
+        return server
+    host, port = Endpoint.parse(place)
+    shared = listener.settings.RECEIVER_PROCESSES > 1
+    return await loop.create_server(
+        listener.answer, host, port, ssl=context, backlog=_BACKLOG, reuse_port=shared
+    )
+
+
+async def _refuse_taken(path: str) -> None:
+    """Raise OSError when somebody listens on a Unix socket; a stale one is no matter."""
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+        raise OSError("somebody listens there")
+
+
+def _name(server: asyncio.Server, place: str) -> str:
+    """Say where a server listens, with the port that the system chose for port 0."""
+    if place.startswith("/"):
+        return place
+    return str(Endpoint.parse(place)._replace(port=server.sockets[0].getsockname()[1]))

@@ -11,22 +11,24 @@ import queue
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from django.db import DatabaseError, connection, transaction
+from django.db import connection, transaction
 
 from mailapp import wakeup
 from mailapp.addresses import fold, split
+from mailapp.conf import MailSettings
 from mailapp.models import INCOMING, Message, NewMail
 from mailapp.models.message import keep_large
 from mailapp.registry import current_router
 from mailapp.routing import Router
 
 from . import replies
+from .health import Health, places_of_mail
 
 logger = logging.getLogger(__name__)
 
-_REFRESH_SECONDS = 1.0  # how soon a handler that was switched off stops taking recipients
 _GROUP_MAILS = 200
 _GROUP_OCTETS = 8 * 1024 * 1024
 
@@ -54,11 +56,18 @@ class GroupCommit:
         self._waiting.put(None)
         self._thread.join()
 
-    async def store(self, mail: NewMail) -> None:
-        """Return when `mail` is committed; raise what the store raised."""
+    async def store(self, mail: NewMail, patience: float) -> None:
+        """Return when `mail` is committed; raise what the store raised.
+
+        Raise TimeoutError after `patience` seconds; the mail may still be stored then.
+        """
         pending = _Pending(mail, self._loop.create_future())
+        alarm = self._loop.call_later(patience, _give_up, pending)
         self._waiting.put(pending)
-        await pending.stored
+        try:
+            await pending.stored
+        finally:
+            alarm.cancel()
 
     def _run(self) -> None:
         try:
@@ -107,6 +116,11 @@ class _Pending:
         self.error: Exception | None = None
 
 
+def _give_up(pending: _Pending) -> None:
+    if not pending.stored.done():
+        pending.stored.set_exception(TimeoutError("the database is too slow"))
+
+
 def _answer(group: list[_Pending]) -> None:
     for pending in group:
         if pending.stored.done():  # the session is gone
@@ -148,12 +162,30 @@ class Recipients:
 class HandlersDestination:
     """Stores mail for the handlers."""
 
-    def __init__(self, recipients: Recipients, commits: GroupCommit) -> None:
-        self.refusal = recipients.refusal
+    def __init__(
+        self,
+        settings: MailSettings,
+        recipients: Recipients,
+        commits: GroupCommit,
+        health: Health,
+    ) -> None:
+        self._settings = settings
         self._commits = commits
+        self._health = health
+        self.refusal = recipients.refusal
+
+    def closed(self) -> bytes | None:
+        """Nobody is let in when the database is away for long."""
+        if self._health.seconds_away > self._settings.DATABASE_AWAY_SECONDS:
+            return replies.DATABASE_AWAY_LONG
+        return None
 
     def unavailable(self) -> bytes | None:
-        """Nothing stops this destination in advance."""
+        """No mail is taken without a database, or with little space for it."""
+        if self._health.seconds_away:
+            return replies.DATABASE_AWAY
+        if self._health.free_space < self._settings.MIN_FREE_SPACE:
+            return replies.DISK_LOW
         return None
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
@@ -161,7 +193,7 @@ class HandlersDestination:
         try:
             if spool is not None:
                 mail = await asyncio.to_thread(_with_file, mail, spool)
-            await self._commits.store(mail)
+            await self._commits.store(mail, self._settings.COMMIT_SECONDS)
         except Exception:
             number = secrets.token_hex(6)
             logger.exception("Error %s: a mail was not stored", number)
@@ -176,17 +208,21 @@ def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
 
 
 @contextlib.asynccontextmanager
-async def handlers_destination() -> AsyncIterator[HandlersDestination]:
+async def handlers_destination(settings: MailSettings) -> AsyncIterator[HandlersDestination]:
     """Open the way to the handlers' queue; what waits to be stored is stored at the end."""
-    recipients = await asyncio.to_thread(Recipients, _newest_router)
+    loop = asyncio.get_running_loop()
     commits = GroupCommit(store_incoming)
-    commits.start()
-    refreshing = asyncio.create_task(_refresh(recipients))
-    try:
-        yield HandlersDestination(recipients, commits)
-    finally:
-        refreshing.cancel()
-        await asyncio.to_thread(commits.stop)
+    with ThreadPoolExecutor(1, thread_name_prefix="health") as thread:
+        recipients = await loop.run_in_executor(thread, Recipients, _newest_router)
+        health = Health(places_of_mail(settings), recipients.refresh, thread)
+        look_after = asyncio.create_task(health.look_after())
+        commits.start()
+        try:
+            yield HandlersDestination(settings, recipients, commits, health)
+        finally:
+            look_after.cancel()
+            await asyncio.to_thread(commits.stop)
+            thread.submit(connection.close)
 
 
 def _newest_router() -> Router:
@@ -194,12 +230,3 @@ def _newest_router() -> Router:
         return current_router(max_age=0)
     finally:
         connection.close_if_unusable_or_obsolete()
-
-
-async def _refresh(recipients: Recipients) -> None:
-    while True:
-        await asyncio.sleep(_REFRESH_SECONDS)
-        try:
-            await asyncio.to_thread(recipients.refresh)
-        except DatabaseError as error:
-            logger.warning("Handlers are as they were: the database does not answer (%s)", error)

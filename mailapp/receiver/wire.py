@@ -22,6 +22,8 @@ class Wire:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
         self.transport = transport
+        self.heard = loop.time()  #: when the client last sent something
+        self.octets = 0  #: how much it sent
         self._loop = loop
         self._bytes = b""
         self._used = 0
@@ -30,11 +32,14 @@ class Wire:
         self._reading_paused = False
         self._writing_paused = False
         self._hung_up = False
+        self._leaving = False
 
     # What the transport reports.
 
     def feed(self, data: bytes) -> None:
         """Take what came in."""
+        self.heard = self._loop.time()
+        self.octets += len(data)
         self._bytes = self._bytes[self._used :] + data if self.waiting else data
         self._used = 0
         if self._waiter is not None:
@@ -108,6 +113,13 @@ class Wire:
         self.drop()
         return piece
 
+    async def exactly(self, count: int) -> bytes:
+        """Return the next `count` octets; raise HungUp."""
+        while self.waiting < count:
+            await self.more()
+        start, self._used = self._used, self._used + count
+        return self._bytes[start : self._used]
+
     async def more(self) -> None:
         """Wait until the client did something; raise HungUp when it ended."""
         if self._hung_up:
@@ -122,12 +134,10 @@ class Wire:
         finally:
             self._waiter = None
 
-    def interrupt(self, reply: bytes) -> bool:
-        """End the wait for the client with a Farewell; False when nobody waits for it."""
-        if self._waiter is None or self._waiter.done():
-            return False
-        self._waiter.set_exception(Farewell(reply))
-        return True
+    def interrupt(self, reply: bytes) -> None:
+        """End the wait for the client with a Farewell; nothing happens when nobody waits."""
+        if self._waiter is not None and not self._waiter.done() and not self._leaving:
+            self._waiter.set_exception(Farewell(reply))
 
     def say(self, *lines: bytes) -> None:
         """Send with the next flush, so that the replies to pipelined commands share a segment."""
@@ -151,6 +161,7 @@ class Wire:
         Closing a socket on which something waits unread resets the connection, and what was
         said is lost with it.
         """
+        self._leaving = True
         self.say(reply)
         self.flush()
         if self.transport.can_write_eof() and not self.transport.is_closing():

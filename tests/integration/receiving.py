@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mailapp.conf import Endpoint, MailSettings
 from mailapp.models import NewMail
 from mailapp.receiver import replies
+from mailapp.receiver.limits import watched_sessions
 from mailapp.receiver.listener import Destination, Listener
 from mailapp.receiver.server import event_loop, listening
 from mailapp.receiver.store import Recipients
@@ -32,12 +34,20 @@ def router() -> Router:
     return Router([handler], hosts=HOSTS)
 
 
+def our_settings(**settings: Any) -> MailSettings:
+    """The settings of a receiver under test, with these changes."""
+    return MailSettings(**{"HOSTS": HOSTS, "RUN_DIR": tempfile.gettempdir(), **settings})
+
+
 class Shelf:
     """A destination that keeps the mails of one listener in a list."""
 
     def __init__(self) -> None:
         self.mails: list[NewMail] = []
         self.refusal = Recipients(router).refusal
+
+    def closed(self) -> bytes | None:
+        return None
 
     def unavailable(self) -> bytes | None:
         return None
@@ -63,8 +73,10 @@ class Receiver:
         self,
         destination: AbstractAsyncContextManager[Destination],
         settings: MailSettings,
+        place: str,
         **options: object,
     ) -> None:
+        self._place = place
         self._destination = destination
         self._settings = settings
         self._options = options
@@ -80,10 +92,13 @@ class Receiver:
 
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
-        async with self._destination as destination:
-            self.listener = Listener(self._settings, destination, **self._options)
-            async with listening(self.listener, Endpoint("127.0.0.1", 0)) as place:
-                self.port = Endpoint.parse(place).port
+        async with (
+            self._destination as destination,
+            watched_sessions(self._settings) as sessions,
+        ):
+            self.listener = Listener(self._settings, destination, sessions, **self._options)
+            async with listening(self.listener, self._place) as place:
+                self.port = place if place.startswith("/") else Endpoint.parse(place).port
                 self._ready.set()
                 await self._stopping.wait()
 
@@ -114,12 +129,13 @@ def receiving(
     destination: AbstractAsyncContextManager[Destination] | Destination | None = None,
     *,
     settings: MailSettings | None = None,
+    place: str = "127.0.0.1:0",
     **options: object,
 ) -> Iterator[Receiver]:
     """Run a receiver within the body; without a destination it keeps mail on a Shelf."""
     if not isinstance(destination, AbstractAsyncContextManager):
         destination = opened(destination or Shelf())
-    receiver = Receiver(destination, settings or MailSettings(HOSTS=HOSTS), **options)
+    receiver = Receiver(destination, settings or our_settings(), place, **options)
     try:
         yield receiver
     finally:
@@ -129,9 +145,14 @@ def receiving(
 class Client:
     """A connection on which a test says exactly what it wants."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port: int | str) -> None:
+        if isinstance(port, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(DEADLINE)
+            self.socket.connect(port)
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._bytes = b""
 
     def __enter__(self) -> Client:

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from mailapp.conf import MailSettings
 from mailapp.receiver.tls import server_context
-from tests.integration.receiving import HOSTS, Client, Receiver, Shelf, receiving
+from tests.integration.receiving import Client, Receiver, Shelf, our_settings, receiving
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("MAIL_WIRE", ROOT.parent / "shared" / "wire"))
@@ -71,7 +70,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture(scope="module")
 def shared_receiver(shelf: Shelf) -> Iterator[Receiver]:
-    settings = MailSettings(HOSTS=HOSTS, INLINE_SIZE=500)
+    settings = our_settings(INLINE_SIZE=500)
     with receiving(shelf, settings=settings, tls=server_context(CERTIFICATE, "")) as receiver:
         yield receiver
 

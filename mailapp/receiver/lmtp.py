@@ -1,0 +1,25 @@
+"""LMTP (RFC 2033): SMTP with a greeting of its own and a reply for each recipient."""
+
+from __future__ import annotations
+
+from .protocol import Dialogue
+from .transaction import Transaction
+
+
+class LmtpDialogue(Dialogue):
+    """One LMTP session. Each RCPT that was accepted gets its own reply to the content."""
+
+    COMMANDS = Dialogue.COMMANDS.replace("EHLO HELO", "LHLO")
+    GREETING = "LMTP"
+
+    async def smtp_LHLO(self, argument: str) -> None:
+        """Greet as EHLO does."""
+        await self.smtp_EHLO(argument)
+
+    def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
+        for _ in range(transaction.accepted):
+            super()._answer_content(transaction, reply)
+
+    def _protocol(self, transaction: Transaction) -> str:
+        word = "UTF8LMTP" if transaction.utf8 else "LMTP"
+        return f"{word}S" if self.tls else word

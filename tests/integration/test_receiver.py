@@ -1,0 +1,204 @@
+"""The receiver with its database: what a 250 means, and what becomes of everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from mailapp import registry
+from mailapp.conf import mail_settings
+from mailapp.models import Delivery, Handler, Message, NewMail
+from mailapp.receiver.store import GroupCommit, handlers_destination, store_incoming
+from tests.integration import receiving_handlers
+from tests.integration.receiving import HOSTS, Client, Receiver, deliver, receiving
+from tests.waiting import DEADLINE, wait_until
+
+CONTENT = b"Subject: Hello\r\n\r\n.Hello\r\n..\r\n\xff\r\n"
+
+
+@pytest.fixture
+def receiver(transactional_db: None, settings: Any) -> Iterator[Receiver]:
+    settings.MAIL = {**settings.MAIL, "HOSTS": HOSTS, "INLINE_SIZE": 5000}
+    with registry.instead(receiving_handlers):
+        registry.sync()
+        ours = mail_settings()
+        with receiving(handlers_destination(ours), settings=ours) as receiver:
+            yield receiver
+
+
+@pytest.fixture
+def client(receiver: Receiver) -> Iterator[Client]:
+    with receiver.greeted() as client:
+        yield client
+
+
+def test_a_250_means_that_the_mail_is_in_the_database(client: Client) -> None:
+    assert deliver(client, CONTENT) == b"250 2.6.0 Message stored"
+
+    message = Message.objects.get()
+    assert message.raw == CONTENT
+    assert (message.sender, message.helo, message.peer, message.protocol, message.tls) == (
+        "reader@client.test",
+        "client.test",
+        "127.0.0.1",
+        "ESMTP",
+        "",
+    )
+    assert message.deliveries.get().recipient == "you@example.com"
+
+
+def test_a_large_mail_is_stored_byte_for_byte_in_a_file(client: Client) -> None:
+    content = CONTENT + b"".join(b".%d\r\n" % number for number in range(200_000))
+
+    assert deliver(client, content).startswith(b"250")
+
+    message = Message.objects.get()
+    assert message.raw_message.content is None
+    assert message.raw == content
+    assert message.size == len(content)
+
+
+def test_a_recipient_that_is_named_twice_gets_one_delivery(client: Client) -> None:
+    client.ask(b"MAIL FROM:<reader@client.test>")
+    for recipient in (b"you@example.com", b"YOU@Example.COM", b"they@example.com"):
+        assert client.ask(b"RCPT TO:<%b>" % recipient).startswith(b"250")
+    client.ask(b"DATA")
+    client.ask(b"Hello.\r\n.")
+
+    recipients = Delivery.objects.order_by("id").values_list("recipient", flat=True)
+    assert list(recipients) == ["you@example.com", "they@example.com"]
+
+
+def test_the_null_sender_is_an_empty_string(client: Client) -> None:
+    deliver(client, sender=b"")
+
+    assert Message.objects.get().sender == ""
+
+
+def test_a_handler_that_is_switched_off_takes_no_more_recipients(client: Client) -> None:
+    assert deliver(client).startswith(b"250")
+
+    Handler.objects.update(enabled=False)
+
+    wait_until(lambda: deliver(client).startswith(b"550 5.1.1") or client.ask(b"RSET") == b"")
+    assert client.ask(b"RCPT TO:<postmaster@example.net>").startswith(b"250")
+
+
+def test_a_client_that_half_closes_after_the_dot_hears_that_its_mail_is_stored(
+    client: Client,
+) -> None:
+    client.send(b"MAIL FROM:<>\r\nRCPT TO:<you@example.com>\r\n")
+    client.ask(b"DATA")
+    client.read_reply()
+    client.read_reply()
+
+    client.send(b"Hello.\r\n.\r\n")
+    client.half_close()
+
+    assert client.read_replies() == [b"250 2.6.0 Message stored"]
+    assert Message.objects.count() == 1
+
+
+def test_half_a_mail_is_no_mail(receiver: Receiver, client: Client) -> None:
+    client.ask(b"MAIL FROM:<>")
+    client.ask(b"RCPT TO:<you@example.com>")
+    client.ask(b"DATA")
+
+    client.send(b"Hello.\r\n")
+    client.half_close()
+
+    assert client.is_closed()
+    assert not Message.objects.exists()
+
+
+def test_smtplib_delivers(receiver: Receiver) -> None:
+    with smtplib.SMTP("127.0.0.1", receiver.port, timeout=DEADLINE) as smtp:
+        smtp.sendmail("reader@client.test", ["you@example.com"], CONTENT)
+
+    assert Message.objects.get().raw == CONTENT
+
+
+# Messages that share a commit.
+
+
+def _store_together(
+    store: Callable[[Sequence[NewMail]], object],
+    mails: Sequence[NewMail],
+    patience: float = DEADLINE,
+) -> list[BaseException | None]:
+    """Give all mails to a GroupCommit at once; return None or the exception for each."""
+
+    async def main() -> list[BaseException | None]:
+        commits = GroupCommit(store)
+        commits.start()
+        try:
+            waits = [commits.store(mail, patience) for mail in mails]
+            return await asyncio.gather(*waits, return_exceptions=True)
+        finally:
+            await asyncio.to_thread(commits.stop)
+
+    return asyncio.run(main())
+
+
+def _mails(count: int, **fields: Any) -> list[NewMail]:
+    defaults: dict[str, Any] = {"raw": b"x", "sender": "", "recipients": ["you@example.com"]}
+    return [NewMail(**(defaults | fields)) for _ in range(count)]
+
+
+def test_mails_that_wait_at_the_same_time_share_a_commit() -> None:
+    groups: list[int] = []
+
+    def store(mails: Sequence[NewMail]) -> None:
+        groups.append(len(mails))
+
+    assert _store_together(store, _mails(100)) == [None] * 100
+    assert sum(groups) == 100
+    assert len(groups) < 50
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mail_that_cannot_be_stored_takes_no_other_with_it() -> None:
+    registry.sync()
+    mails = [*_mails(3), *_mails(1, queue="no such queue"), *_mails(3)]
+
+    results = _store_together(store_incoming, mails)
+
+    assert [result is None for result in results] == [True] * 3 + [False] + [True] * 3
+    assert Message.objects.count() == 6
+
+
+def test_a_store_that_is_too_slow_is_told_apart_and_still_finishes() -> None:
+    stored: list[NewMail] = []
+    go_on = threading.Event()
+
+    def store(mails: Sequence[NewMail]) -> None:
+        go_on.wait(DEADLINE)
+        stored.extend(mails)
+
+    threading.Timer(0.2, go_on.set).start()
+    [result] = _store_together(store, _mails(1), patience=0.01)
+
+    assert isinstance(result, TimeoutError)
+    assert len(stored) == 1
+
+
+def test_an_error_of_the_database_reaches_the_client_as_a_number(
+    transactional_db: None, receiver: Receiver, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(mails: Sequence[NewMail]) -> None:
+        raise OperationalError("secret-table is broken")
+
+    receiver.listener.destination._commits._store = fail  # type: ignore[attr-defined]
+
+    reply = deliver(client)
+
+    assert reply.startswith(b"451 4.3.0")
+    assert b"secret" not in reply
+    number = reply.rpartition(b"error ")[2].rstrip(b")").decode()
+    assert any(number in record.getMessage() for record in caplog.records)
