@@ -21,7 +21,7 @@ from mailapp.mime import visible
 from mailapp.models import Delivery, Message
 
 from . import display
-from .counting import Excerpt
+from .counting import CAP, Excerpt
 from .letter import Letter, file_name
 from .pages import MailAdmin
 
@@ -120,8 +120,10 @@ class MessageAdmin(MailAdmin):
         if term.startswith("<"):
             queryset = queryset.filter(message_id=term)
         elif term:
-            of_address = Delivery.objects.of_address(term)
-            queryset = queryset.filter(pk__in=of_address.order_by().values("message"))
+            # The ids come from the indexes alone; only the latest rows are looked up.
+            latest = Delivery.objects.of_address(term).order_by("-id").values("id")[:CAP]
+            of_latest = Delivery.objects.filter(id__in=latest).order_by()
+            queryset = queryset.filter(pk__in=of_latest.values("message"))
         return queryset, False
 
     def page_context(self, request: HttpRequest, row: Message) -> dict[str, Any]:

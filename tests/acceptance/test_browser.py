@@ -133,3 +133,106 @@ def test_every_page_opens_without_a_word_on_the_console(
         page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png", full_page=True)
 
     assert watch.faults == []
+
+
+def test_hostile_mail_runs_nothing_and_fetches_nothing(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
+) -> None:
+    from mailapp.admin.display import page_url
+
+    delivery = mailroom.hostile.deliveries.get()
+    conversation = mailroom.handler.conversations.latest("id")
+    rows = [mailroom.hostile, delivery, conversation]
+    page, watch = operate()
+
+    for path in [*map(page_url, rows), "/admin/", *(f"/admin/mailapp/{name}/" for name in LISTS)]:
+        page.goto(path)
+        for frame in page.frames:
+            assert frame.locator("script:not([src])").count() == 0
+            assert frame.locator("[onerror], [onclick], [onload], [style]").count() == 0
+
+    page.goto(page_url(mailroom.hostile))
+    letter = page.frame_locator("iframe")
+    letter.get_by_text("pay").click()
+    assert letter.get_by_role("heading").inner_text() == "A dear friend"
+    assert watch.faults == []
+
+
+def test_an_attachment_is_saved_and_not_opened(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
+) -> None:
+    from mailapp.admin.display import page_url
+
+    page, watch = operate()
+    page.goto(page_url(mailroom.hostile))
+
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="invoice[U+202E]fdp.exe").click()
+
+    assert downloading.value.suggested_filename == "_invoice_fdp.exe"
+    assert watch.faults == []
+
+
+def test_an_operator_retries_what_failed(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
+) -> None:
+    page, watch = operate()
+    page.goto("/admin/")
+    page.get_by_role("link", name="Held in the queue undeliverable: 1.").click()
+    page.get_by_role("link", name="hours@example.com").click()
+
+    page.get_by_role("button", name="Retry now").click()
+
+    page.get_by_text("Retried 1 delivery.").wait_for()
+    assert page.locator(".mail-badge").first.inner_text() == "Queued"
+    assert page.get_by_role("button", name="Hold").count() == 1
+    assert watch.faults == []
+
+
+def test_an_operator_moves_a_conversation(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
+) -> None:
+    page, watch = operate("dark", "phone")
+    page.goto("/admin/mailapp/conversation/")
+    page.get_by_role("link", name="reader-sunday@client.test").click()
+
+    page.get_by_label("Move to").select_option("START")
+    page.get_by_role("button", name="Move").click()
+
+    page.get_by_text("Moved from CONFIRMING to START.").wait_for()
+    assert page.get_by_role("rowheader", name="CONFIRMING → START").count() == 1
+    assert watch.faults == []
+
+
+CONTRASTS = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  const luminance = colour => {
+    canvas.fillStyle = colour;
+    const parts = canvas.fillStyle.match(/[0-9a-f]{2}/g).map(part => parseInt(part, 16) / 255);
+    const [r, g, b] = parts.map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  return [...document.querySelectorAll(".mail-badge, .mail-problems, .mail-well")].map(element => {
+    const style = getComputedStyle(element);
+    const both = [style.color, style.backgroundColor].map(luminance);
+    const contrast = (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+    return [element.textContent.trim(), contrast];
+  });
+}
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_badge_has_the_contrast_of_wcag_aa(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]], theme: str
+) -> None:
+    page, _ = operate(theme)
+
+    seen = []
+    for path in ["/admin/", "/admin/mailapp/delivery/", "/admin/mailapp/handler/"]:
+        page.goto(path)
+        seen += page.evaluate(CONTRASTS)
+
+    assert {"Done", "Failed", "Deferred", "Held", "Queued", "Alive", "Silent"} < dict(seen).keys()
+    assert [text for text, contrast in seen if contrast < 4.5] == []
