@@ -85,10 +85,11 @@ class Senders:
             self._changed.notify_all()
 
     def join(self, seconds: float) -> None:
-        """Wait at most so long for the threads to end."""
+        """Wait at most so long for the threads to end; what one sends later, nobody is told."""
         end = monotonic() + seconds
         for thread in self._threads:
             thread.join(max(end - monotonic(), 0))
+        self._wake = lambda: None
 
     def _run(self) -> None:
         session = self._session()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import DEADLINE
+
 OFFERS = "250-mx.test\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS"
 REPLIES = {
     "banner": "220 mx.test ESMTP",
@@ -27,6 +29,7 @@ REPLIES = {
 _LARGEST = 2**24  # octets of a message
 DROP = "drop"  # closes the connection instead of replying
 SILENCE = "silence"  # says nothing
+HOLD = "hold"  # replies as usual, but only when the test says `go_on`
 
 Script = Mapping[str, "str | list[str]"]
 
@@ -38,6 +41,7 @@ class ScriptedServer:
     address: str
     commands: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     @property
     def verbs(self) -> list[str]:
@@ -82,6 +86,9 @@ class _Session:
     async def answer(self, verb: str) -> str:
         replies = self.script[verb]
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        if reply == HOLD:
+            await asyncio.to_thread(self.server.go_on.wait, DEADLINE)
+            reply = REPLIES[verb]
         if reply not in {DROP, SILENCE}:
             self.writer.write(reply.encode() + b"\r\n")
             await self.writer.drain()

@@ -22,7 +22,7 @@ from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
 from mailapp.models.delivery import Status
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen, notify
-from tests.integration.scripted_server import DROP, SILENCE, ScriptedServer, scripted_server
+from tests.integration.scripted_server import DROP, HOLD, SILENCE, ScriptedServer, scripted_server
 from tests.waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,7 +142,7 @@ def test_mail_is_sent_and_done_with_the_reply_of_the_smart_host(serve, relay, po
 
 def test_mail_that_comes_later_is_sent_when_the_relay_is_woken(serve, relay, post):
     server = serve()
-    relay(server.address, POLL_SECONDS=DEADLINE)
+    relay(server.address, POLL_SECONDS=10 * DEADLINE)
 
     sent = post("reader@client.test")
     notify(OUTGOING)
@@ -430,31 +430,47 @@ def test_reply_with_octets_that_no_text_can_hold_is_kept_cleaned(serve, relay, p
 
 
 def test_stopped_relay_finishes_the_mail_in_hand_and_gives_back_the_rest(serve, relay, post):
-    server = serve(dot=SILENCE)
+    server = serve(dot=HOLD)
     for recipient in MANY:
         post(recipient)
-    life = relay(server.address, RELAY_TIMEOUT=0.1)
+    life = relay(server.address)
     wait_until(lambda: server.messages)
 
     life.stop()
+    wait_until(lambda: Delivery.objects.claimed().count() == 1)
+    server.go_on.set()
 
     wait_until(lambda: not Delivery.objects.claimed().exists())
-    assert Counter(statuses().values()) == {Status.DEFERRED: 1, Status.QUEUED: 5}
+    assert Counter(statuses().values()) == {Status.DONE: 1, Status.QUEUED: 5}
     assert Counter(Delivery.objects.values_list("attempts", flat=True)) == {1: 1, 0: 5}
-    assert Attempt.objects.count() == 1
+    assert len(server.messages) == Attempt.objects.count() == 1
+
+
+def test_relay_that_cannot_finish_in_time_leaves_its_claim_to_be_released(serve, relay, post):
+    server = serve(dot=HOLD)
+    sent = post("reader@client.test")
+    life = relay(server.address, DRAIN_SECONDS=0.05)
+    wait_until(lambda: server.messages)
+
+    life.stop()
+    wait_until(lambda: Process.objects.dead().exists())
+
+    assert Delivery.objects.release_dead() == 1
+    assert sent.deliveries.get().status == Status.QUEUED
+    server.go_on.set()
 
 
 def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(serve, relay, post, caplog):
-    server = serve(RCPT=["250 Ok", SILENCE])
+    server = serve(dot=HOLD)
     post("kept@client.test", "lost@client.test")
-    relay(server.address, RELAY_TIMEOUT=0.2, RELAY_REST_SECONDS=[DEADLINE])
-    wait_until(lambda: "RCPT" in server.verbs)
+    relay(server.address)
+    wait_until(lambda: server.messages)
     other = uuid.uuid4()
     lost = Delivery.objects.filter(recipient="lost@client.test")
 
     lost.update(claim=other)
+    server.go_on.set()
 
-    wait_until(lambda: Attempt.objects.exists())
+    wait_until(lambda: [each for each in caplog.messages if "not noted" in each])
     assert lost.get().claim == other
-    assert statuses()["kept@client.test"] == Status.DEFERRED
-    assert wait_until(lambda: [each for each in caplog.messages if "not noted" in each])
+    assert statuses()["kept@client.test"] == Status.DONE

@@ -143,11 +143,14 @@ def test_mail_of_many_blocks_arrives_whole(talk):
 @pytest.mark.parametrize("reply", ["451 4.7.1 Later", "554 5.7.1 Never"])
 def test_refusal_at_any_stage_is_the_reply_and_the_session_goes_on(talk, stage, reply):
     good = "354 Go" if stage == "DATA" else "250 Ok"
-    session = talk({stage: [reply, good]})
+    without_recipient = {"DATA": ["503 5.5.1 No recipient", "354 Go"]} if stage != "." else {}
+    session = talk({**without_recipient, stage: [reply, good]})
 
     assert session.send() == {"reader@client.test": reply}
     assert session.send()["reader@client.test"].startswith("250")
+    assert Counter(session.server.verbs)["EHLO"] == 1
     assert len(session.server.messages) == (2 if stage == "." else 1)
+    assert ("RSET" in session.server.verbs) == (stage != ".")
 
 
 def test_refused_recipient_is_refused_alone(talk):
@@ -368,6 +371,15 @@ def test_reply_too_many_does_not_count_for_the_next_mail(talk):
     assert session.send() == {"reader@client.test": "250 Ok"}
     assert session.send() == {"reader@client.test": "550 No"}
     assert Counter(session.server.verbs)["EHLO"] == 2
+
+
+def test_reply_too_many_is_not_taken_for_that_of_another_recipient(talk):
+    session = talk({".": ["250 Ok\r\n250 Ok", "250 Ok"], "RCPT": ["250 Ok", "250 Ok", "550 No"]})
+    session.send()
+
+    replies = session.send("a@client.test", "b@client.test")
+
+    assert replies == {"a@client.test": "250 Ok", "b@client.test": "550 No"}
 
 
 def test_server_that_wants_the_mail_to_nobody_gets_none(talk):
