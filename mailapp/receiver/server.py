@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvloop
 
+from mailapp import registry
 from mailapp.conf import Endpoint, MailSettings, mail_settings
 from mailapp.errors import PortTaken
 from mailapp.lifecycle import living
@@ -33,6 +34,7 @@ def run(on_ready: Callable[[str], None] = print) -> None:
     `on_ready` is called with `host:port` once mail is taken. Raise PortTaken.
     """
     _allow_many_connections()
+    registry.sync()  # else a recipient that only a new handler takes is refused for good
     with living(Process.Kind.RECEIVER, INCOMING) as life, event_loop() as runner:
         stopping = asyncio.Event()
         loop = runner.get_loop()
