@@ -42,7 +42,7 @@ class Wire:
         self.octets += len(data)
         self._bytes = self._bytes[self._used :] + data if self.waiting else data
         self._used = 0
-        if self._waiter is not None:
+        if self._waiter is not None and not self._writing_paused:
             self._wake()
         elif len(self._bytes) > HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
@@ -125,7 +125,7 @@ class Wire:
         if self._hung_up:
             raise HungUp
         self.flush()
-        if self._reading_paused:
+        if self._reading_paused and not self._writing_paused:
             self._reading_paused = False
             self.transport.resume_reading()
         self._waiter = self._loop.create_future()

@@ -107,8 +107,9 @@ class Receiver:
         self._loop.call_soon_threadsafe(self._stopping.set)
 
     def stop(self) -> None:
-        """Drain and end."""
-        self.ask_to_stop()
+        """Drain and end; safe to repeat."""
+        if self._thread.is_alive():
+            self.ask_to_stop()
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive(), "the receiver did not end"
 
