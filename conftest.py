@@ -27,6 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what to test on; with postgresql only the tests that need a database run",
     )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=30,
+        help="how often to kill a part in the middle of the work; 500 mails for each three",
+    )
+    parser.addoption(
+        "--seed", type=int, help="repeat the kills of a run that failed; default: new ones"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

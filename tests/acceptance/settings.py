@@ -1,0 +1,12 @@
+"""The project's own settings, and an application for the tests of the whole program."""
+
+from lamson_project.settings import *  # noqa: F403 - Django reads every name
+from lamson_project.settings import DATABASES, INSTALLED_APPS, MAIL
+
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.acceptance.app"]
+
+MAIL = {
+    **MAIL,
+    "INLINE_SIZE": 16 * 1024,  # so that real mails, too, are kept as files
+    "WORKERS": 1 if DATABASES["default"]["ENGINE"].endswith("sqlite3") else 2,
+}

@@ -1,0 +1,284 @@
+"""Kill any part at any moment: what was answered 250 is worked exactly once, and sent."""
+
+from __future__ import annotations
+
+import contextlib
+import mailbox
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ledger import Client, Ledger, Letter
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from mailapp.models import Delivery, Process
+    from tests.project import Program, Project
+
+PARTS = ("receiver", "worker", "relay")
+CLIENTS = 10
+MAILS = 500  #: in a round, in which each part is killed once
+IN_FLIGHT = 100  #: what the relay has in hand at most: MAIL["RELAY_RECIPIENTS"]
+
+RAW = """\
+From: {sender}\r
+To: mail-count@localhost\r
+Subject: {name}\r
+Message-ID: <{name}>\r
+\r
+{text}"""
+
+
+class Kills:
+    """Ends parts without a warning, at moments that a seed decides, and counts how often."""
+
+    def __init__(self, project: Project, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._project = project
+        self._chance = random.Random(seed)
+
+    def round(self) -> Iterator[tuple[int, str]]:
+        """Yield each part, and after how many mails of the round it is to be killed."""
+        moments = self._chance.sample(range(1, MAILS - CLIENTS), len(PARTS))
+        yield from zip(sorted(moments), self._chance.sample(PARTS, len(PARTS)), strict=True)
+
+    def kill(self, part: str) -> None:
+        """Kill one process of that part; return when the supervisor has noticed."""
+        victim = self._chance.choice(wait_until(lambda: running(self._project, part)))
+        os.kill(victim.pid, signal.SIGKILL)
+        self.counts[part] += 1
+        wait_until(lambda: victim not in running(self._project, part))
+
+
+def running(project: Project, part: str) -> list[Process]:
+    """The processes of a part that have not stopped, as far as the database knows."""
+    from mailapp.models import Process
+
+    return list(project.query(Process).filter(kind=part, stopped_at=None).order_by("pk"))
+
+
+def letters(client: int, turn: int) -> Iterator[Letter]:
+    """What one client sends in a round. Every tenth mail is too large for the database."""
+    sender = f"reader-{client}@client.test"
+    for number in range(MAILS // CLIENTS):
+        name = f"{turn}.{number}.{sender}"
+        text = "Some text.\r\n" * (2000 if number % 10 == 9 else 1)
+        raw = RAW.format(sender=sender, name=name, text=text).encode()
+        yield Letter(name, sender, ["mail-count@localhost"], raw)
+
+
+def send_while_killing(project: Project, rounds: int, kills: Kills) -> Ledger:
+    """Let clients send round after round, and kill each part in each; return what they noted."""
+    ledger = Ledger()
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        clients = [
+            stack.enter_context(contextlib.closing(Client(project.receiver, ledger)))
+            for _ in range(CLIENTS)
+        ]
+        for turn in range(rounds):
+            sending = [
+                pool.submit(client.send_all, letters(number, turn))
+                for number, client in enumerate(clients)
+            ]
+            for moment, part in kills.round():
+                ledger.wait_for(turn * MAILS + moment)
+                kills.kill(part)
+            for each in sending:
+                each.result()
+    return ledger
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What decides the moments; shown when the test fails."""
+    given = request.config.getoption("seed")
+    seed = random.randrange(10**6) if given is None else given
+    print(f"Repeat this with --seed={seed}")
+    return seed
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    return max(request.config.getoption("kills") // len(PARTS), 1)
+
+
+def test_what_was_answered_250_is_worked_exactly_once_and_sent_whatever_is_killed(
+    project: Callable[..., Project], rounds: int, seed: int
+) -> None:
+    running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
+    program = running.start("runmail", until="Ctrl-C ends everything.")
+    kills = Kills(running, seed)
+
+    ledger = send_while_killing(running, rounds, kills)
+    finish(running, rounds)
+
+    assert program.process.poll() is None
+    assert len(ledger.accepted) == len(set(ledger.accepted)) == rounds * MAILS
+    assert_each_mail_is_stored(running, ledger)
+    assert_each_delivery_is_done_once(running)
+    assert_conversations_agree_with_their_history(running)
+    assert_each_answer_is_sent(running, kills.counts["relay"])
+
+
+def finish(project: Project, rounds: int) -> None:
+    """Return when nothing is due or in hand; the time that it may take grows with the work."""
+    from mailapp.models import Delivery
+
+    unfinished = project.query(Delivery).filter(status__in=["queued", "claimed"])
+    wait_until(lambda: not unfinished.exists(), seconds=30 + 10 * rounds)
+
+
+def assert_each_mail_is_stored(project: Project, ledger: Ledger) -> None:
+    """A mail is there once, or once more for each time that its reply was lost with a receiver."""
+    from mailapp.models import Message
+
+    names = project.query(Message).exclude(protocol="").values_list("subject", flat=True)
+    stored = Counter(names)
+
+    assert stored.keys() == set(ledger.accepted)
+    assert [name for name in stored if stored[name] > 1 + ledger.unheard[name]] == []
+
+
+def assert_each_delivery_is_done_once(project: Project) -> None:
+    from mailapp.models import Attempt, Delivery, Message, Transition
+
+    incoming = project.query(Delivery).filter(queue="incoming")
+    ids = set(incoming.values_list("pk", flat=True))
+    transitions = project.query(Transition).values_list("delivery_id", flat=True)
+    answers = project.query(Message).filter(protocol="").values_list("cause_id", flat=True)
+    left = project.query(Delivery).exclude(status="done").order_by()
+    ends = project.query(Attempt).exclude(outcome="lost").filter(delivery__in=incoming)
+
+    assert Counter(left.values_list("status", "reply")) == {}
+    assert Counter(transitions) == dict.fromkeys(ids, 1)
+    assert Counter(answers) == dict.fromkeys(ids, 1)
+    assert Counter(ends.values_list("delivery_id", "outcome")) == {(id, "done"): 1 for id in ids}
+    for delivery in project.query(Delivery).prefetch_related("attempt_set"):
+        assert_all_attempts_are_noted(delivery)
+
+
+def assert_all_attempts_are_noted(delivery: Delivery) -> None:
+    numbers = [attempt.number for attempt in delivery.attempt_set.all()]
+
+    assert numbers == list(range(1, delivery.attempts + 1))
+
+
+def assert_conversations_agree_with_their_history(project: Project) -> None:
+    from mailapp.models import Conversation
+
+    conversations = project.query(Conversation).prefetch_related("transitions")
+
+    assert len(conversations) == CLIENTS
+    for conversation in conversations:
+        history = list(conversation.transitions.all())
+        assert conversation.data == {"count": len(history)}
+        assert conversation.version == len(history)
+        assert conversation.state == history[-1].to_state
+        for before, after in pairwise(history):
+            assert before.to_state == after.from_state
+            assert before.delivery_id < after.delivery_id, "worked in order of arrival"
+
+
+def assert_each_answer_is_sent(project: Project, kills: int) -> None:
+    """Only what was in flight when a relay died may be sent twice, as the same mail."""
+    from mailapp.models import Delivery
+
+    outgoing = project.query(Delivery).filter(queue="outgoing")
+    posted = Counter(outgoing.values_list("message__message_id", flat=True))
+    caught = Counter(mail["Message-ID"] for mail in mailbox.Maildir(project.caught))
+
+    assert set(posted.values()) == {1}
+    assert caught.keys() == posted.keys()
+    assert caught.total() - posted.total() <= IN_FLIGHT * kills
+
+
+@pytest.fixture
+def alone(project: Callable[..., Project]) -> Project:
+    """A receiver without a supervisor, in which processes soon take each other for dead.
+
+    The handler of `mail-wait` waits at a gate.
+    """
+    alone = project(DJANGO_SETTINGS_MODULE="tests.acceptance.impatient_settings", WEB="")
+    os.mkfifo(alone.folder / "gate")
+    alone.start("runmail", "--only", "receiver", until="")
+    return alone
+
+
+def send_to_the_gate(project: Project) -> None:
+    letter = Letter("wait", "reader@client.test", ["mail-wait@localhost"], b"Subject: Wait\r\n\r\n")
+    with contextlib.closing(Client(project.receiver, Ledger())) as client:
+        client.send(letter)
+
+
+def open_gate(project: Project) -> None:
+    """Let a handler through, as soon as one stands there."""
+    wait_until(lambda: _opens(project.folder / "gate"))
+
+
+def _opens(gate: Path) -> bool:
+    with contextlib.suppress(OSError):  # nobody has it open for reading
+        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    return False
+
+
+def start_worker_at_gate(project: Project) -> Program:
+    """Return once a worker of its own has claimed the mail, and its handler waits."""
+    worker = project.start("runmail", "--only", "worker", until="")
+    wait_until((project.folder / f"waits.{worker.process.pid}").exists)
+    return worker
+
+
+def finish_without_relay(project: Project) -> None:
+    from mailapp.models import Delivery
+
+    wait_until(lambda: project.query(Delivery).filter(queue="incoming", status="done").exists())
+
+
+def assert_worked_once(project: Project, outcomes: list[str]) -> None:
+    from mailapp.models import Attempt, Delivery, Message, Transition
+
+    assert project.query(Delivery).filter(queue="incoming", status="done").count() == 1
+    assert list(project.query(Attempt).values_list("outcome", flat=True)) == outcomes
+    assert project.query(Transition).count() == 1
+    assert project.query(Message).filter(protocol="").count() == 1
+
+
+def test_what_a_killed_worker_had_claimed_is_worked_by_another_without_a_supervisor(
+    alone: Project,
+) -> None:
+    send_to_the_gate(alone)
+    killed = start_worker_at_gate(alone)
+
+    killed.kill()
+    start_worker_at_gate(alone)
+    open_gate(alone)
+    finish_without_relay(alone)
+
+    assert_worked_once(alone, ["lost", "done"])
+
+
+def test_a_worker_that_was_taken_for_dead_changes_nothing_when_it_wakes_up(
+    alone: Project,
+) -> None:
+    send_to_the_gate(alone)
+    frozen = start_worker_at_gate(alone)
+
+    frozen.process.send_signal(signal.SIGSTOP)
+    start_worker_at_gate(alone)
+    open_gate(alone)
+    finish_without_relay(alone)
+    frozen.process.send_signal(signal.SIGCONT)
+    open_gate(alone)
+    frozen.wait_for("The claim was released")
+
+    assert_worked_once(alone, ["lost", "done"])
