@@ -21,10 +21,7 @@ from typing import Any, NamedTuple
 import quotequail
 
 _HEAD_LIMIT = 65536
-_END_OF_HEAD = re.compile(rb"\A\r?\n|\r?\n\r?\n")
-_FIELD = re.compile(
-    rb"^(subject|from|message-id):[ \t]*((?:[^\n]*\n[ \t]+)*[^\n]*)", re.IGNORECASE | re.MULTILINE
-)
+_FIELD = re.compile(rb"\n(subject|from|message-id):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
@@ -39,7 +36,7 @@ class HeadColumns(NamedTuple):
 def head_columns(raw: bytes) -> HeadColumns:
     """Read Subject, From and Message-ID; never raises, whatever the bytes are."""
     found: dict[bytes, bytes] = {}
-    for name, value in _FIELD.findall(head(raw)):
+    for name, value in _FIELD.findall(b"\n" + head(raw)):
         found.setdefault(name.lower(), value)
     return HeadColumns(
         decoded(found.get(b"subject", b""))[:255],
@@ -50,8 +47,10 @@ def head_columns(raw: bytes) -> HeadColumns:
 
 def head(raw: bytes) -> bytes:
     """Return the header section of a mail, of which the first 64 kB."""
-    end = _END_OF_HEAD.search(raw, 0, _HEAD_LIMIT)
-    return raw[: end.start() if end else _HEAD_LIMIT]
+    if raw.startswith((b"\n", b"\r\n")):
+        return b""
+    ends = [raw.find(blank, 0, _HEAD_LIMIT) for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n")]
+    return raw[: min((end for end in ends if end >= 0), default=_HEAD_LIMIT)]
 
 
 # Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.
@@ -159,11 +158,15 @@ def _is_too_much(raw: bytes) -> bool:
 
 
 def _in_one_part(raw: bytes) -> email.message.Message:
-    top = head(raw)
-    parser = email.parser.BytesHeaderParser(policy=_LENIENT)
-    message = parser.parsebytes(top + b"\r\n\r\n")
-    message.set_payload(raw[len(top) :].lstrip(b"\r\n").decode("ascii", "surrogateescape"))
+    message = parse_head(raw)
+    content = raw[len(head(raw)) :].lstrip(b"\r\n")
+    message.set_payload(content.decode("ascii", "surrogateescape"))
     return message
+
+
+def parse_head(raw: bytes) -> email.message.Message:
+    """Parse the header section alone, which costs the same however large the mail is."""
+    return email.parser.BytesHeaderParser(policy=_LENIENT).parsebytes(head(raw) + b"\r\n\r\n")
 
 
 def headers(message: email.message.Message) -> list[tuple[str, str]]:
@@ -327,7 +330,7 @@ def mailbox(value: str) -> tuple[str, str]:
     `value` is not decoded yet, or an encoded word could pretend to be the address.
     """
     try:
-        name, address = email.utils.parseaddr(one_line(to_text(_as_bytes(value[:2048]), None)))
+        name, address = email.utils.parseaddr(one_line(to_text(_as_bytes(value[:20_000]), None)))
     except RecursionError:  # of comments in comments
         return "", ""
     return decoded(name), address

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
-from mailapp import wakeup
-from mailapp.errors import UnsafeHeader
+from mailapp import addresses, wakeup
+from mailapp.errors import BadAddress
 from mailapp.models import OUTGOING, Delivery, Message, NewMail
-
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Collected:
@@ -40,22 +37,33 @@ def post(
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
     Within a handler it is stored together with the state that the handler returns.
-    Raise UnsafeHeader for an address that could not be written into an SMTP command.
+    Raise BadAddress for one that cannot be written into an SMTP command.
     """
-    for address in (sender, *recipients):
-        if _UNSAFE.search(address):
-            raise UnsafeHeader(repr(address))
     if not recipients:
         return
     collected = _collected.get()
+    mail = NewMail(
+        raw=raw,
+        sender=_checked(sender) if sender else "",
+        recipients=[_checked(recipient) for recipient in recipients],
+        queue=OUTGOING,
+        cause=collected.cause if collected else cause,
+    )
     if collected is None:
-        _store([_outgoing(raw, sender, recipients, cause)], [])
+        _store([mail], [])
     else:
-        collected.mails.append(_outgoing(raw, sender, recipients, collected.cause))
+        collected.mails.append(mail)
 
 
-def _outgoing(raw: bytes, sender: str, recipients: Sequence[str], cause: int | None) -> NewMail:
-    return NewMail(raw=raw, sender=sender, recipients=recipients, queue=OUTGOING, cause=cause)
+def _checked(address: str) -> str:
+    """Return an address as the grammar of SMTP has it (RFC 5321 4.1.2); raise BadAddress."""
+    try:
+        path, rest = addresses.take_path(f"<{address}>")
+    except BadAddress as error:
+        raise BadAddress(repr(address)) from error
+    if rest or "@" not in path:
+        raise BadAddress(repr(address))
+    return path
 
 
 def pass_on(delivery: Delivery, queue: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import email.message
+import re
 from collections.abc import Mapping, Sequence
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,8 @@ from mailapp import bounces, identity, mime, outbox
 from mailapp.conf import mail_settings
 from mailapp.models import Conversation, Delivery
 from mailapp.rendering import render
+
+_HELO = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]")
 
 
 class MailRequest:
@@ -66,13 +69,17 @@ class MailRequest:
         return mime.parse(self.raw)
 
     @cached_property
+    def _head(self) -> email.message.Message:
+        return mime.parse_head(self.raw)
+
+    @cached_property
     def headers(self) -> list[tuple[str, str]]:
         """All header fields in order, decoded, each on one line."""
-        return mime.headers(self.parsed)
+        return mime.headers(self._head)
 
     def header(self, name: str) -> str:
         """The first header field of that name, decoded, on one line; "" without one."""
-        return mime.header(self.parsed, name)
+        return mime.header(self._head, name)
 
     @property
     def subject(self) -> str:
@@ -81,7 +88,7 @@ class MailRequest:
     @property
     def author(self) -> str:
         """The address of the From header (RFC 5598), which anybody can forge; "" without one."""
-        return parseaddr(self.header("From"))[1]
+        return mime.mailbox(mime.raw_header(self._head, "From"))[1]
 
     def body(self) -> str:
         """The first plain text part; "" without one."""
@@ -100,10 +107,10 @@ class MailRequest:
         """The parts that are not the text."""
         return mime.attachments(self.parsed)
 
-    @property
+    @cached_property
     def is_bounce(self) -> bool:
         """True for mail from the null sender and for delivery reports."""
-        return not self.sender or mime.is_report(self.parsed)
+        return not self.sender or (mime.may_be_report(self.raw) and mime.is_report(self._head))
 
     @cached_property
     def bounce(self) -> bounces.Bounce | None:
@@ -113,7 +120,7 @@ class MailRequest:
     @property
     def is_automatic(self) -> bool:
         """True when a machine sent this, so that no answer is due (RFC 3834 section 2)."""
-        return not self.sender or mime.is_automatic(self.parsed)
+        return not self.sender or mime.is_automatic(self._head)
 
     # What a handler may do
 
@@ -128,25 +135,27 @@ class MailRequest:
     ) -> None:
         """Answer the envelope sender with a rendered mail template.
 
-        Written by `author`, by default the recipient of this mail. Nothing is sent when
-        this mail is automatic: machines that answer machines never stop (RFC 3834).
+        Written by `author` (an address, or `Name <address>` with any name), by default the
+        recipient of this mail. Nothing is sent when this mail is automatic: machines that
+        answer machines never stop (RFC 3834).
         """
         if self.is_automatic:
             return
         parts = render(template, {"message": self, **context})
+        name, address = _name_and_address(author or self.recipient)
         answer = EmailMultiAlternatives(
             subject=parts.subject or f"Re: {self.subject.removeprefix('Re: ')}",
             body=parts.text,
-            from_email=author or self.recipient,
+            from_email=_written(name, address),
             to=[self.sender],
-            reply_to=[reply_to] if reply_to else None,
-            headers={**self._reply_headers(), **(headers or {})},
+            reply_to=[_written(*_name_and_address(reply_to))] if reply_to else None,
+            headers=self._reply_headers() | _safe(headers or {}),
         )
         if parts.html:
             answer.attach_alternative(parts.html, "text/html")
         outbox.post(
             mime.to_bytes(answer.message()),
-            sender=parseaddr(answer.from_email)[1],
+            sender=address,
             recipients=[self.sender],
             cause=self.delivery.pk,
         )
@@ -157,10 +166,10 @@ class MailRequest:
             "Date": format_datetime(timezone.now()),
             "Auto-Submitted": "auto-replied",
         }
-        if answered := self.header("Message-ID"):
-            known = f"{self.header('References')} {answered}".split()
-            headers["In-Reply-To"] = answered
-            headers["References"] = " ".join(known[:1] + known[1:][-9:])
+        if answered := mime.message_ids(self.header("Message-ID")):
+            before = mime.message_ids(self.header("References"))
+            headers["In-Reply-To"] = answered[0]
+            headers["References"] = " ".join([*before[:1], *before[1:][-8:], answered[0]])
         return headers
 
     def forward(
@@ -185,12 +194,35 @@ class MailRequest:
     def _received(self) -> tuple[str, str]:
         """The trace field of RFC 5321 4.4 for the way that this mail took to us."""
         mail = self.delivery.message
-        hostname = mail_settings().hostname
-        when = format_datetime(mail.created_at)
-        source = f"from {mail.helo or 'unknown'} ([{mail.peer}]) " if mail.peer else ""
+        source = ""
+        if mail.peer:
+            helo = mail.helo if _HELO.fullmatch(mail.helo) else "unknown"
+            peer = f"IPv6:{mail.peer}" if ":" in mail.peer else mail.peer
+            source = f"from {helo} ([{peer}]) "
         protocol = f" with {mail.protocol}" if mail.protocol else ""
-        return "Received", f"{source}by {hostname}{protocol} id {mail.pk}; {when}"
+        when = format_datetime(mail.created_at)
+        return "Received", f"{source}by {mail_settings().hostname}{protocol} id {mail.pk}; {when}"
 
     def to_queue(self, name: str) -> None:
         """Put this mail into another queue too, for other workers, with the handler's state."""
         outbox.pass_on(self.delivery, name)
+
+
+def _name_and_address(mailbox: str) -> tuple[str, str]:
+    """Part `Name <address>`, whatever characters a stranger chose for the name."""
+    text = mime.one_line(mailbox)
+    if not text.endswith(">"):
+        return "", text
+    name, _, address = text[:-1].rpartition("<")
+    return name.strip(' "'), address
+
+
+def _written(name: str, address: str) -> str:
+    if not name:
+        return address
+    quoted = re.sub(r'([\\"])', r"\\\1", name)
+    return f'"{quoted}" <{address}>'
+
+
+def _safe(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: mime.one_line(value) for name, value in headers.items()}

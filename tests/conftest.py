@@ -18,6 +18,7 @@ from tests.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
+    from pytest_django.fixtures import SettingsWrapper
 
     from mailapp.models import Delivery, Message, Process
     from tests.project import Databases, Project
@@ -62,6 +63,22 @@ def delivery(message: Callable[..., Message]) -> Callable[..., Delivery]:
         return message(recipients=[recipient], **fields).deliveries.get()
 
     return make
+
+
+@pytest.fixture
+def templates(settings: SettingsWrapper) -> Callable[..., None]:
+    """Have these templates and no others: `templates(**{"mail/confirm.msg": "..."})`."""
+
+    def use(**texts: str) -> None:
+        loader = ("django.template.loaders.locmem.Loader", texts)
+        settings.TEMPLATES = [
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "OPTIONS": {"loaders": [loader]},
+            }
+        ]
+
+    return use
 
 
 @pytest.fixture
