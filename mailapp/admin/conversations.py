@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
@@ -94,20 +95,22 @@ class ConversationAdmin(MailAdmin):
         conversation = self.visible_row(request, object_id)
         if not request.user.has_perm(_MAY_MOVE):
             raise PermissionDenied
-        self._move(request, conversation, request.POST.get("state", ""))
+        try:
+            self._move(request, conversation)
+        except ConversationMoved:
+            self.message_user(request, "Not moved: it has changed since you looked.", "ERROR")
         return HttpResponseRedirect(display.page_url(conversation))
 
-    def _move(self, request: HttpRequest, conversation: Conversation, state: str) -> None:
+    def _move(self, request: HttpRequest, conversation: Conversation) -> None:
+        was, state = conversation.state, request.POST.get("state", "")
+        if request.POST.get("version") != str(conversation.version):
+            raise ConversationMoved(str(conversation))
         if state not in other_states(conversation):
             self.message_user(request, "Choose a state to move to.", "WARNING")
             return
-        was = conversation.state
-        try:
+        with transaction.atomic():
             dispatch.move(conversation, state, operator=request.user)
-        except ConversationMoved as error:
-            self.message_user(request, f"Not moved. {error.__doc__}", "ERROR")
-            return
-        self.log_change(request, conversation, f"Moved from {was} to {state}")
+            self.log_change(request, conversation, f"Moved from {was} to {state}")
         self.message_user(request, f"Moved from {was} to {state}.", "SUCCESS")
 
 

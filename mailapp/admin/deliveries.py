@@ -165,7 +165,7 @@ class DeliveryAdmin(VerbAdmin):
     def _act_on(self, request: HttpRequest, ids: list[int], verb: Verb) -> int:
         with transaction.atomic():
             open_rows = Delivery.objects.filter(id__in=ids).open_to(verb.name)
-            rows = list(open_rows.select_for_update(no_key=True))
+            rows = list(open_rows.select_for_update(no_key=True).order_by("id"))
             _DO[verb.name](open_rows, f"{verb.past} by {request.user.get_username()}")
             self.log(request, rows, verb)
             for queue in {row.held_from_id or row.queue_id for row in rows}:

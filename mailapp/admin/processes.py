@@ -36,26 +36,12 @@ class LifeFilter(admin.SimpleListFilter):
 
 @admin.register(Process)
 class ProcessAdmin(MailAdmin):
-    list_display = [
-        "name",
-        "life_badge",
-        "queue",
-        "host",
-        "pid",
-        "heartbeat",
-        "works_on",
-        "started",
-        "stopped",
-    ]
+    list_display = ["__str__", "life_badge", "queue", "heartbeat", "works_on", "started"]
     list_filter = [LifeFilter, "kind"]
     fieldsets = [
         (None, {"fields": [("kind", "host", "pid"), ("queue", "started", "stopped")]}),
         ("Life", {"fields": [("life_badge", "heartbeat", "works_on")]}),
     ]
-
-    @admin.display(description="process")
-    def name(self, row: Process) -> str:
-        return f"{row.kind} {row.pk}"
 
     @admin.display(description="life")
     def life_badge(self, row: Process) -> SafeString:

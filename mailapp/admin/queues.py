@@ -57,8 +57,11 @@ class QueueAdmin(VerbAdmin):
         with transaction.atomic():
             rows = [row for row in queryset if self.is_open_to(row, verb)]
             for row in rows:
-                row.pause() if verb.name == "pause" else row.resume()
-                wakeup.notify(row.name)
+                if verb.name == "pause":
+                    row.pause()
+                else:
+                    row.resume()
+                    wakeup.notify(row.name)
             self.log(request, rows, verb)
         return len(rows)
 

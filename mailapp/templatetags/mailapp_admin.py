@@ -12,6 +12,8 @@ from mailapp.mime import visible
 
 register = template.Library()
 
+_SHOWN = ["mailapp.view_queue", "mailapp.view_delivery", "mailapp.view_process"]
+
 register.filter(display.address)
 register.filter(display.badge)
 register.filter(display.distance)
@@ -25,8 +27,8 @@ register.filter(counting.capped)
 
 @register.inclusion_tag("admin/mailapp/overview.html", takes_context=True)
 def mail_overview(context: template.Context) -> dict[str, Any]:
-    """Say whether the mail is well, to whom may see the queues."""
-    if not context["request"].user.has_perm("mailapp.view_queue"):
+    """Say whether the mail is well, to whom may see all that it shows."""
+    if not context["request"].user.has_perms(_SHOWN):
         return {}
     overview = Overview.now()
     return {"overview": overview, "problems": list(overview.problems())}
