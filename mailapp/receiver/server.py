@@ -45,7 +45,7 @@ def run(on_ready: Callable[[str], None] = print) -> None:
         life.on_stop(stop)
         if life.stopping.is_set():
             return
-        runner.run(_receive(mail_settings(), stopping, on_ready))
+        runner.run(receive(mail_settings(), stopping, on_ready))
 
 
 def event_loop() -> asyncio.Runner:
@@ -58,9 +58,10 @@ def _allow_many_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _receive(
+async def receive(
     settings: MailSettings, stopping: asyncio.Event, on_ready: Callable[[str], None]
 ) -> None:
+    """Serve the receiver until `stopping` is set. Raise PortTaken."""
     async with (
         handlers_destination(settings) as destination,
         watched_sessions(settings) as sessions,

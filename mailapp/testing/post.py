@@ -14,10 +14,10 @@ from mailapp import worker
 from mailapp.addresses import take_path
 from mailapp.errors import BadAddress, MailError
 from mailapp.lifecycle import Life
-from mailapp.models import OUTGOING, Attempt, Delivery, NewMail, Process, Queue
+from mailapp.models import OUTGOING, Attempt, Delivery, Message, NewMail, Process, Queue
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
-from mailapp.receiver.store import Recipients, store_incoming
+from mailapp.receiver.store import Recipients
 from mailapp.registry import current_router
 
 
@@ -113,7 +113,7 @@ class InProcess(Post):
         if not accepted:
             raise Refused(next(iter(refusals.values())))
         mail = NewMail(raw=raw, sender=sender, recipients=accepted, protocol="ESMTP")
-        store_incoming([mail])
+        Message.objects.store([mail])
         return replies.STORED.decode()
 
     def sent(self) -> list[Sent]:

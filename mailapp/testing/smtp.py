@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import BinaryIO, Self
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
 from django.conf import settings
 from django.db import connection
@@ -23,16 +23,15 @@ from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Delivery, NewMail, Process
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
-from mailapp.receiver.listener import Listener
-from mailapp.receiver.server import event_loop, listening
-from mailapp.receiver.store import GroupCommit, HandlersDestination, Recipients, store_incoming
-from mailapp.registry import current_router
+from mailapp.receiver.limits import watched_sessions
+from mailapp.receiver.listener import Kept, Listener
+from mailapp.receiver.server import event_loop, listening, receive
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen
 
 from .post import Post, Refused, Sent
 
-_ANY_PORT = Endpoint("127.0.0.1", 0)
+_ANY_PORT = "127.0.0.1:0"
 _PATIENCE = 30.0  # seconds; only spent when something is broken
 
 
@@ -40,19 +39,18 @@ class OverSmtp(Post):
     """Over real sockets, within a `with` block.
 
     The test must not be one transaction (`TransactionTestCase`, the fixture
-    `transactional_db`), and SQLite must be a file, not memory.
+    `transactional_db`), and SQLite must be a file, not memory. Handlers that are switched
+    on within the block are noticed by the receiver a second later.
     """
 
     def __enter__(self) -> Self:
-        self._recipients = Recipients(lambda: current_router(max_age=0))
         self._smart_host = SmartHost()
         with contextlib.ExitStack() as stack:
-            servers = Servers(self._recipients, self._smart_host)
-            stack.callback(servers.stop)
-            self._receiver, relay = servers.start()
-            changed = {"RECEIVER": str(self._receiver), "RELAY": str(relay)}
+            servers = stack.enter_context(running(serve_with(self._smart_host)))
+            self._receiver = Endpoint.parse(servers.receiver)
+            changed = {"RECEIVER": servers.receiver, "RELAY": servers.smart_host}
             stack.enter_context(override_settings(MAIL={**settings.MAIL, **changed}))
-            stack.callback(_start_relay())
+            stack.enter_context(running(relay))
             self._stack = stack.pop_all()
         return self
 
@@ -60,7 +58,6 @@ class OverSmtp(Post):
         self._stack.close()
 
     def hand_in(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
-        self._recipients.refresh()
         plan = dialogue.Plan(server=self._receiver, helo="client.test")
         letter = dialogue.Letter(sender=sender, recipients=recipients, content=raw)
         transcript = Replies()
@@ -103,6 +100,10 @@ class SmartHost:
     def __init__(self) -> None:
         self.taken: list[Sent] = []
 
+    def closed(self) -> bytes | None:
+        """It is always open."""
+        return None
+
     def unavailable(self) -> bytes | None:
         """It always takes mail."""
         return None
@@ -111,71 +112,96 @@ class SmartHost:
         """It takes mail for everybody."""
         return None
 
-    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Keep a mail, large or small."""
         raw = mail.raw
         if spool is not None:
             spool.seek(0)
             raw = spool.read()
         self.taken += [Sent(mail.sender, recipient, raw) for recipient in mail.recipients]
-        return replies.STORED
+        return Kept(replies.STORED)
+
+    def unheard(self, key: int) -> None:
+        """A mail that comes twice is there twice."""
 
 
-class Servers:
-    """The receiver and the smart host, in a thread with an event loop of its own."""
-
-    def __init__(self, recipients: Recipients, smart_host: SmartHost) -> None:
-        self._recipients = recipients
-        self._smart_host = smart_host
-        self._places: Future[tuple[Endpoint, Endpoint]] = Future()
-        self._thread = threading.Thread(target=self._run, name="servers", daemon=True)
-
-    def start(self) -> tuple[Endpoint, Endpoint]:
-        """Return where the receiver and the smart host listen."""
-        self._thread.start()
-        return self._places.result(_PATIENCE)
+class Stoppable(Protocol):
+    """What runs in the background."""
 
     def stop(self) -> None:
-        """Let sessions end, and store what was taken."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(_PATIENCE)
-
-    def _run(self) -> None:
-        with event_loop() as runner:
-            self._loop = runner.get_loop()
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self._stopping = asyncio.Event()
-        commits = GroupCommit(store_incoming)
-        commits.start()
-        receiver = Listener(mail_settings(), HandlersDestination(self._recipients, commits))
-        smart_host = Listener(mail_settings(), self._smart_host)
-        async with listening(receiver, _ANY_PORT) as ours, listening(smart_host, _ANY_PORT) as next:
-            self._places.set_result((Endpoint.parse(ours), Endpoint.parse(next)))
-            await self._stopping.wait()
-        await asyncio.to_thread(commits.stop)
+        """Ask it to end."""
 
 
-def _start_relay() -> Callable[[], None]:
-    """Run a relay in a thread; return what ends it."""
-    started: Future[Life] = Future()
+Running = TypeVar("Running", bound=Stoppable)
 
-    def run() -> None:
+
+@contextlib.contextmanager
+def running(work: Callable[[Future[Running]], None]) -> Iterator[Running]:
+    """Have `work` done in a thread within the block; yield what it says once it is ready.
+
+    What it raises is raised here.
+    """
+    ready: Future[Running] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(work, ready)
+        both: list[Future[Any]] = [ready, ended]
+        wait(both, _PATIENCE, FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        running = ready.result(0)
         try:
-            with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
-                life.on_stop(bell.wake)
-                started.set_result(life)
-                Relay(life, bell).work()
+            yield running
         finally:
-            connection.close()
+            running.stop()
+            ended.result(_PATIENCE)
 
-    thread = threading.Thread(target=run, name="relay", daemon=True)
-    thread.start()
-    life = started.result(_PATIENCE)
 
-    def stop() -> None:
-        life.stop()
-        thread.join(_PATIENCE)
+def relay(ready: Future[Life]) -> None:
+    """Send what is due until the life is to stop."""
+    try:
+        with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
+            life.on_stop(bell.wake)
+            ready.set_result(life)
+            Relay(life, bell).work()
+    finally:
+        connection.close()
 
-    return stop
+
+class Servers(NamedTuple):
+    """Where the receiver and the smart host listen, and how to end them."""
+
+    receiver: str
+    smart_host: str
+    stop: Callable[[], None]
+
+
+def serve_with(smart_host: SmartHost) -> Callable[[Future[Servers]], None]:
+    """Return what serves a receiver, and `smart_host`."""
+
+    async def serve(ready: Future[Servers]) -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        conf = dataclasses.replace(
+            mail_settings(),
+            RECEIVER=_ANY_PORT,
+            RECEIVER_TLS="",
+            LMTP="",
+            SUBMISSION="",
+            SUBMISSION_TLS="",
+        )
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(stopping.set)
+
+        async with (
+            watched_sessions(conf) as sessions,
+            listening(Listener(conf, smart_host, sessions), _ANY_PORT) as relayed_to,
+        ):
+            await receive(
+                conf, stopping, lambda place: ready.set_result(Servers(place, relayed_to, stop))
+            )
+
+    def run(ready: Future[Servers]) -> None:
+        with event_loop() as runner:
+            runner.run(serve(ready))
+
+    return run
