@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from django.db import DatabaseError, close_old_connections, connection
 
 from mailapp.conf import mail_settings
-from mailapp.models import Process
+from mailapp.models import Delivery, Process
 
 logger = logging.getLogger(__name__)
 
@@ -82,3 +82,12 @@ def _beat(life: Life, ended: threading.Event) -> None:
                 close_old_connections()
     finally:
         connection.close()
+
+
+def release_dead(idle: Life | None = None) -> None:
+    """Queue again, in all queues, what dead processes had claimed.
+
+    And what the process `idle` had, which has nothing in hand, whatever the rows say.
+    """
+    if released := Delivery.objects.release_dead(idle.process if idle else None):
+        logger.warning("Released %d deliveries that nobody works on any more", released)

@@ -1,7 +1,8 @@
 """The loop that works a queue with handlers: claim, dispatch, settle.
 
 A batch is one transaction with a savepoint for each delivery, so that one bad mail does not
-take the others down. Functions that asked for it run outside, alone.
+take the others down. Functions that asked for it run outside, alone, and so does a mail
+whose last try ended with its process.
 """
 
 from __future__ import annotations
@@ -13,16 +14,25 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
-from django.db import DatabaseError, connection, transaction
-from django.db.models import Min
+from django.db import Error, connection, transaction
+from django.db.models import F, Min
 from django.utils import timezone
 
-from mailapp import dispatch, dsn, outbox, registry
+from mailapp import dispatch, dsn, mime, outbox, registry
 from mailapp.conf import mail_settings
-from mailapp.errors import ClaimLost, MailError, NotHandled, SMTPError
-from mailapp.lifecycle import Life, living
-from mailapp.models import INCOMING, Delivery, Process
+from mailapp.errors import (
+    ClaimLost,
+    ConversationMoved,
+    DeliveryInHand,
+    LostTooOften,
+    NotHandled,
+    SMTPError,
+    WorkLost,
+)
+from mailapp.lifecycle import Life, living, release_dead
+from mailapp.models import INCOMING, Attempt, Delivery, Process, Transition
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
 from mailapp.routing import Router
@@ -32,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_TRACEBACK = 20_000
 
+# What says all by its name: a traceback would only tell where it was raised.
+_PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
+
 
 def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOMING) -> None:
     """Work `queue` until SIGTERM or SIGINT; then finish the mail in hand and return."""
@@ -40,31 +53,34 @@ def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOM
         life.on_stop(bell.wake)
         on_ready(queue)
         while not life.stopping.is_set():
-            try:
-                _release_dead()
-                drain(queue, life)
-                idle = _idle_seconds(queue)
-            except DatabaseError:
-                logger.exception("The database does not answer; trying again")
-                connection.close()
-                idle = mail_settings().POLL_SECONDS
-            bell.wait(idle)
+            bell.wait(_work_what_is_due(queue, life))
 
 
-def _release_dead() -> None:
-    if released := Delivery.objects.release_dead():
-        logger.warning("Released %d deliveries of processes that died", released)
+def _work_what_is_due(queue: str, life: Life) -> float:
+    """Work until nothing is due; return for how many seconds that will be so."""
+    begin = timezone.now()
+    try:
+        release_dead(idle=life)
+        drain(queue, life)
+        return _idle_seconds(queue, begin)
+    except Error:
+        logger.exception("The database does not answer; trying again")
+        connection.close()
+        return mail_settings().POLL_SECONDS
 
 
-def _idle_seconds(queue: str) -> float:
-    """How long nothing will be due, as far as is known now."""
+def _idle_seconds(queue: str, since: datetime) -> float:
+    """How long nothing will become due, as far as is known now.
+
+    What was due before `since` waits for something else: its queue is paused, or another
+    worker has mail of the same person in hand and will go on with this.
+    """
     poll = mail_settings().POLL_SECONDS
-    next_due = Delivery.objects.filter(queue=queue, due_at__isnull=False).aggregate(
-        at=Min("due_at")
-    )["at"]
+    coming = Delivery.objects.filter(queue=queue, due_at__gt=since)
+    next_due = coming.aggregate(at=Min("due_at"))["at"]
     if next_due is None:
         return poll
-    return min(poll, max((next_due - timezone.now()).total_seconds(), 0.01))
+    return min(poll, max((next_due - timezone.now()).total_seconds(), 0))
 
 
 def drain(queue: str, life: Life) -> int:
@@ -82,12 +98,29 @@ def drain(queue: str, life: Life) -> int:
 
 
 def work(batch: Sequence[Delivery], router: Router, stopping: threading.Event) -> int:
-    """Dispatch and settle claimed deliveries, in order; give back the rest when stopping."""
-    done = 0
-    while done < len(batch) and not stopping.is_set():
-        done += _next_transaction(batch[done:], router)
+    """Dispatch and settle claimed deliveries, in order; give back those that are not tried."""
+    together, done = _how_many_together(batch), 0
+    while done < together and not stopping.is_set():
+        done += _next_transaction(batch[done:together], router)
     Delivery.objects.give_back(batch[done:])
     return done
+
+
+def _how_many_together(batch: Sequence[Delivery]) -> int:
+    """Count the deliveries before the first whose last try ended with its process.
+
+    That one may have ended it, so it is tried alone: what it is claimed with must not be
+    lost with it again and again.
+    """
+    again = [delivery.pk for delivery in batch if _tries(delivery) > 1]
+    if not again:
+        return len(batch)
+    lost = Attempt.objects.filter(
+        delivery__in=again, outcome=Attempt.LOST, number=F("delivery__attempts") - 1
+    )
+    suspects = set(lost.values_list("delivery", flat=True))
+    innocent = next((at for at, each in enumerate(batch) if each.pk in suspects), len(batch))
+    return max(innocent, 1)
 
 
 def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
@@ -95,67 +128,74 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
     turn = _Turn(router)
     try:
         with transaction.atomic():
-            transaction.on_commit(turn.mark_committed)
             turn.work(batch)
             turn.settle()
+            _let_hooks_fail_alone()
     except Exception as error:
-        if not turn.committed:
-            return _one_by_one(batch[: max(len(turn.outcomes), 1)], router, error)
-        logger.exception("An on_commit function of a handler failed; its mail is done")
-    if turn.outside:
-        return len(turn.outcomes) + _run_outside(turn.outside, router)
-    return len(turn.outcomes)
-
-
-def _one_by_one(batch: Sequence[Delivery], router: Router, error: Exception) -> int:
-    """A transaction failed as a whole: give each delivery its own, to find the bad one."""
-    if len(batch) > 1:
-        for delivery in batch:
-            _next_transaction([delivery], router)
+        if not turn.tried:  # the transaction did not even begin
+            raise
+        _one_by_one(turn, error)
     else:
-        _settle_failure(batch[0], router, error)
-    return len(batch)
+        if turn.outside:
+            _run_outside(turn.outside, router)
+    return len(turn.tried)
 
 
-def _run_outside(plan: dispatch.Plan, router: Router) -> int:
+def _let_hooks_fail_alone() -> None:
+    """Have Django log what an on_commit function raises, and call the others all the same."""
+    hooks: list[Any] = connection.run_on_commit
+    hooks[:] = [(ids, hook, True) for ids, hook, _ in hooks]
+
+
+def _one_by_one(failed: _Turn, error: Exception) -> None:
+    """A transaction failed as a whole: give each delivery its own, to find the bad one."""
+    if len(failed.tried) == 1:
+        _settle_failure(failed.tried[0], failed.router, error, failed.plan)
+        return
+    for delivery in failed.tried:
+        _next_transaction([delivery], failed.router)
+
+
+def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     """Run functions that asked for no transaction; what they cause is stored in one."""
-    delivery, turn, started_at = plan.request.delivery, _Turn(router), timezone.now()
+    turn, started_at = _Turn(router), timezone.now()
     try:
         effects = dispatch.perform(plan)
         with transaction.atomic():
             dispatch.record(plan, effects)
             turn.done(plan, effects, started_at)
             turn.settle()
+            _let_hooks_fail_alone()
     except (Exception, SystemExit) as error:
-        _settle_failure(delivery, router, error, plan)
-    return 1
+        _settle_failure(plan.request.delivery, router, error, plan)
 
 
 def _settle_failure(
-    delivery: Delivery, router: Router, error: BaseException, plan: dispatch.Plan | None = None
+    delivery: Delivery, router: Router, error: BaseException, plan: dispatch.Plan | None
 ) -> None:
-    if isinstance(error, ClaimLost):
-        logger.warning("Delivery %d: %s", delivery.pk, error)
-        return
     connection.close_if_unusable_or_obsolete()
     turn = _Turn(router)
-    with transaction.atomic():
-        turn.fail(delivery, error, plan, delivery.claimed_at or timezone.now())
-        turn.settle()
+    try:
+        if isinstance(error, ClaimLost):
+            raise error
+        with transaction.atomic():
+            turn.fail(delivery, error, plan, delivery.claimed_at or timezone.now())
+            turn.settle()
+    except ClaimLost as lost:
+        logger.warning("Delivery %d: %s", delivery.pk, lost)
 
 
 class _Turn:
-    """Deliveries that end in one transaction: how each ended, and the mail that they cause."""
+    """Deliveries that end in one transaction: how each ended, and what they cause."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
+        self.tried: list[Delivery] = []
+        self.plan: dispatch.Plan | None = None  #: of the delivery that was tried last
+        self.outside: dispatch.Plan | None = None  #: found on the way; runs after the commit
         self.outcomes: dict[Delivery, Outcome] = {}
         self.posted = Collected()
-        self.outside: dispatch.Plan | None = None  #: found on the way; runs after the commit
-        self.committed = False
-
-    def mark_committed(self) -> None:
-        self.committed = True
+        self.transitions: list[Transition] = []
 
     def work(self, batch: Sequence[Delivery]) -> None:
         """Try deliveries in order until the time is up or one must run outside."""
@@ -166,28 +206,39 @@ class _Turn:
                 break
 
     def _attempt(self, delivery: Delivery) -> None:
-        started_at, plan = timezone.now(), None
+        self.tried.append(delivery)
+        self.plan, started_at = None, timezone.now()
         try:
             with transaction.atomic():
-                plan = dispatch.plan(delivery, self.router)
+                if _tries(delivery) > _most_tries():
+                    raise LostTooOften
+                self.plan = plan = dispatch.plan(delivery, self.router)
                 if not (plan.atomic and mail_settings().ATOMIC_HANDLERS):
                     self.outside = plan
                     return
                 effects = dispatch.perform(plan)
                 dispatch.record(plan, effects)
+                if transaction.get_rollback():
+                    raise WorkLost
         except (Exception, SystemExit) as error:
-            self.fail(delivery, error, plan, started_at)
+            if transaction.get_rollback():  # not even the savepoint could be restored
+                raise
+            self.fail(delivery, error, self.plan, started_at)
         else:
             self.done(plan, effects, started_at)
 
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
-        self.posted.add(effects.posted)
+        self._keep(effects)
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
-            reply=plan.request.note,
+            reply=mime.one_line(plan.request.note),
             handler=plan.handler,
             started_at=started_at,
         )
+
+    def _keep(self, effects: dispatch.Effects) -> None:
+        self.posted.add(effects.posted)
+        self.transitions += effects.transitions
 
     def fail(
         self,
@@ -203,30 +254,41 @@ class _Turn:
         """
         ending = _ending(delivery, error)
         if ending == Status.FAILED:
-            dsn.post_failure(delivery.message, [(delivery.recipient, _reply(error))])
+            self._tell_sender(delivery, error)
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
         self.outcomes[delivery] = Outcome(
             status=ending,
             reply=_reply(error),
-            error="" if isinstance(error, MailError) else _traceback(error),
-            delay=_delay(delivery) if ending == Status.DEFERRED else 0,
+            error="" if isinstance(error, _PLAIN) else _traceback(error),
+            delay=_delay(delivery, error) if ending == Status.DEFERRED else 0,
             handler=plan.handler if plan else None,
             started_at=started_at,
         )
 
-    def _enter_error(self, plan: dispatch.Plan) -> None:
+    def _tell_sender(self, delivery: Delivery, error: BaseException) -> None:
         try:
             with transaction.atomic():
-                effects = dispatch.perform_error(plan)
-                dispatch.record(plan, effects)
+                dsn.post_failure(delivery.message, [(delivery.recipient, _reply(error))])
+        except Exception:
+            logger.exception("No report of the failed delivery %d", delivery.pk)
+
+    def _enter_error(self, plan: dispatch.Plan) -> None:
+        """Move the conversation to ERROR, where it stays when the function there fails too."""
+        try:
+            for step in (dispatch.enter_error, dispatch.perform_error):
+                with transaction.atomic():
+                    effects = step(plan)
+                    if effects is None:
+                        return
+                    dispatch.record(plan, effects)
+                self._keep(effects)
         except (Exception, SystemExit):
             logger.exception("ERROR itself failed for delivery %d", plan.request.delivery.pk)
-        else:
-            self.posted.add(effects.posted)
 
     def settle(self) -> None:
         """Store the mail and the ends of all deliveries; raise ClaimLost if one was not ours."""
+        Transition.objects.bulk_create(self.transitions)
         outbox.store(self.posted)
         Delivery.objects.settle(self.outcomes)
 
@@ -235,25 +297,34 @@ def _tries(delivery: Delivery) -> int:
     return delivery.attempts - delivery.attempts_before
 
 
+def _most_tries() -> int:
+    return len(mail_settings().RETRY_SECONDS) + 1
+
+
 def _ending(delivery: Delivery, error: BaseException) -> Status:
     if isinstance(error, NotHandled):
         return Status.HELD
     if isinstance(error, SMTPError) and error.permanent:
         return Status.FAILED
-    last = _tries(delivery) > len(mail_settings().RETRY_SECONDS)
-    return Status.HELD if last else Status.DEFERRED
+    return Status.HELD if _tries(delivery) >= _most_tries() else Status.DEFERRED
 
 
-def _delay(delivery: Delivery) -> float:
+def _delay(delivery: Delivery, error: BaseException) -> float:
     """Seconds until the next try, with a tenth of jitter so that failures do not march in step."""
+    if isinstance(error, ConversationMoved):
+        return 0
     return mail_settings().RETRY_SECONDS[_tries(delivery) - 1] * random.uniform(0.9, 1.1)
 
 
 def _reply(error: BaseException) -> str:
     if isinstance(error, SMTPError):
         return error.reply
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    last = traceback.format_exception_only(error)[-1]  # it knows errors whose text raises, too
+    return mime.one_line(last.removeprefix(f"{type(error).__module__}."))[:500]
 
 
 def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error)).replace("\0", "\\0")[-_LONGEST_TRACEBACK:]
+    text = "".join(traceback.format_exception(error))
+    return (
+        text.replace("\0", "\\0").encode(errors="backslashreplace").decode()[-_LONGEST_TRACEBACK:]
+    )

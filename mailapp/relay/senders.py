@@ -69,9 +69,10 @@ class Senders:
 
     @property
     def in_hand(self) -> list[Mailing]:
-        """Mailings that wait or are being sent."""
+        """Mailings that wait, are being sent, or were sent and not collected."""
         with self._changed:
-            return [*self._waiting, *self._sending]
+            sent = [each.mailing for each in self._sent]
+            return [*self._waiting, *self._sending, *sent]
 
     def wait_until_idle(self, seconds: float) -> None:
         """Return when all that was given is sent, and after `seconds` at the latest."""

@@ -13,7 +13,7 @@ from django.utils import timezone
 from mailapp import dsn, mime
 from mailapp.conf import Endpoint, mail_settings
 from mailapp.errors import ClaimLost, MailError
-from mailapp.lifecycle import Life, living
+from mailapp.lifecycle import Life, living, release_dead
 from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage
 from mailapp.models.delivery import Outcome, Status
 from mailapp.wakeup import Listener, listen
@@ -26,7 +26,7 @@ from .session import Session
 
 logger = logging.getLogger(__name__)
 
-_CLAIM = 200  # deliveries at once
+_MOST = 200  # deliveries in hand; after a crash so many may be sent again
 _GATHER = 0.01  # seconds: what is sent meanwhile is settled in one commit
 _MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be larger
 
@@ -87,12 +87,13 @@ class Relay:
             self._senders.wait_until_idle(_GATHER)
 
     def _claim(self) -> None:
-        """Claim as long as the senders could run out of work."""
-        while self._in_hand() < _CLAIM:
-            claimed = Delivery.objects.claim(OUTGOING, self._life.process, _CLAIM)
-            if not claimed:
-                break
-            self._claimed += _mailings(claimed)
+        """Claim before the senders run out of work."""
+        in_hand = self._in_hand()
+        if not in_hand:
+            release_dead()
+        if in_hand <= _MOST // 2:
+            room = _MOST - in_hand
+            self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
         self._life.activity = f"{self._in_hand()} deliveries in hand"
 
     def _in_hand(self) -> int:
@@ -163,8 +164,8 @@ class Relay:
         while monotonic() < end:
             try:
                 self._give_back()
-                finished = not self._senders.in_hand
                 self._settle()
+                finished = not self._senders.in_hand
             except DatabaseError:
                 logger.exception("The database does not answer; trying again")
                 connection.close()

@@ -460,6 +460,20 @@ def test_relay_that_cannot_finish_in_time_leaves_its_claim_to_be_released(serve,
     server.go_on.set()
 
 
+def test_relay_sends_what_a_dead_relay_had_claimed(serve, relay, post, process):
+    server = serve()
+    sent = post("reader@client.test")
+    dead = process("relay", OUTGOING)
+    Delivery.objects.claim(OUTGOING, dead, 1)
+    dead.stop()
+
+    relay(server.address)
+
+    wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
+    assert [attempt.outcome for attempt in Attempt.objects.all()] == ["lost", "done"]
+    assert server.messages == [RAW]
+
+
 def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(serve, relay, post, caplog):
     server = serve(dot=HOLD)
     post("kept@client.test", "lost@client.test")
