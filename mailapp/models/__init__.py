@@ -6,6 +6,7 @@ from .handler import Handler
 from .message import Message, NewMail, RawMessage
 from .process import Process
 from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
+from .unheard import Unheard
 
 __all__ = [
     "INCOMING",
@@ -21,4 +22,5 @@ __all__ = [
     "Queue",
     "RawMessage",
     "Transition",
+    "Unheard",
 ]

@@ -41,6 +41,10 @@ class NewMail:
         """Octets of the whole mail."""
         return self.file_size if self.file else len(self.raw)
 
+    def chunks(self) -> Iterator[bytes]:
+        """Return all bytes, in pieces."""
+        return _chunks(self.file) if self.file else iter([self.raw])
+
 
 class MessageQuerySet(models.QuerySet["Message"]):
     def store(self, mails: Sequence[NewMail]) -> list[Message]:
@@ -96,6 +100,11 @@ _DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person",
 def keep_large(content: BinaryIO) -> str:
     """Put the bytes of a large mail into the storage `mail`; return its name there."""
     return storages["mail"].save(timezone.now().strftime("%Y/%m/%d/mail.eml"), File(content))
+
+
+def _chunks(name: str) -> Iterator[bytes]:
+    with storages["mail"].open(name) as file:
+        yield from file.chunks()
 
 
 def _message_row(mail: NewMail) -> tuple[Any, ...]:
@@ -183,6 +192,10 @@ class RawMessage(models.Model):
 
     def __str__(self) -> str:
         return f"bytes of message {self.message_id}"
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return all bytes, in pieces."""
+        return _chunks(self.file) if self.content is None else iter([bytes(self.content)])
 
     def read(self) -> bytes:
         """Return the bytes from the row or the storage."""

@@ -13,7 +13,7 @@ from mailapp.models import NewMail
 
 from . import replies
 from .limits import networks, watched_sessions
-from .listener import Listener
+from .listener import Kept, Listener
 from .server import event_loop, listening
 
 LOOPBACK = networks(["127.0.0.0/8", "::1/128"])
@@ -58,10 +58,13 @@ class MaildirDestination:
         """It takes mail for everybody."""
         return None
 
-    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Write a mail to its own file; it is on disk before it has a name in `new`."""
         await asyncio.to_thread(self._write, mail, spool)
-        return replies.STORED
+        return Kept(replies.STORED)
+
+    def unheard(self, key: int) -> None:
+        """A mail that comes twice is there twice."""
 
     def _write(self, mail: NewMail, spool: BinaryIO | None) -> None:
         content = mail.raw

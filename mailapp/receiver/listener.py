@@ -6,7 +6,7 @@ import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from mailapp.conf import MailSettings
 from mailapp.models import NewMail
@@ -15,6 +15,13 @@ from . import replies
 from .data import DataReader
 from .limits import Network, Sessions, is_in, networks
 from .protocol import Dialogue
+
+
+class Kept(NamedTuple):
+    """What became of a mail: the reply, and under which key it is stored anew."""
+
+    reply: bytes
+    key: int | None = None
 
 
 class Destination(Protocol):
@@ -29,11 +36,14 @@ class Destination(Protocol):
     def refusal(self, recipient: str) -> bytes | None:
         """The reply that refuses a recipient; None when its mail is wanted."""
 
-    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
-        """Keep a mail for good and return the reply, 250 only when it is kept.
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
+        """Keep a mail for good; the reply is 250 only when it is kept.
 
         With a spool, `mail.raw` is only the beginning of what the spool holds.
         """
+
+    def unheard(self, key: int) -> None:
+        """Take note that the client may not have heard the 250 for this mail."""
 
 
 @dataclass(eq=False)

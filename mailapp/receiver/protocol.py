@@ -59,6 +59,8 @@ class Dialogue(SMTP):
         self.began = self.turn_began = self.loop.time()
         self.content_began: float | None = None  #: when the 354 was said
         self.content_from = 0  #: the octets that had come in by then
+        self.stored: int | None = None  #: the mail whose 250 the client may not have heard
+        self.stored_from = 0  #: the octets that had come in by then
         self.origin = ""  #: the address that it counts for; "" when it counts for none
 
     # What the event loop calls.
@@ -86,6 +88,7 @@ class Dialogue(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         self.listener.sessions.leave(self)
         self.wire.hang_up()
+        self._note_unheard()
 
     # The course of a session.
 
@@ -277,7 +280,20 @@ class Dialogue(SMTP):
             helo=self.helo,
             tls=self.tls,
         )
-        return await self.listener.destination.store(mail, reader.spool)
+        reply, self.stored = await self.listener.destination.store(mail, reader.spool)
+        self.stored_from = self.wire.octets
+        if self.wire.hung_up:
+            self._note_unheard()
+        return reply
+
+    def _note_unheard(self) -> None:
+        """Have the last mail recognised when it comes again: the client heard no 250 for it.
+
+        Whoever has sent something since then is taken to have heard it.
+        """
+        if self.stored is not None and self.wire.octets == self.stored_from:
+            self.listener.destination.unheard(self.stored)
+        self.stored = None
 
     def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
         if not reply.startswith(b"250"):

@@ -26,6 +26,8 @@ from mailapp.routing import Router
 
 from . import replies
 from .health import Health, places_of_mail
+from .listener import Kept
+from .retries import Retries
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +42,19 @@ class GroupCommit:
     stored whole or not at all.
     """
 
-    def __init__(self, store: Callable[[Sequence[NewMail]], object]) -> None:
-        """`store` keeps all mails that it is given, or raises and keeps none."""
+    def __init__(
+        self,
+        store: Callable[[Sequence[NewMail]], Sequence[int | None]],
+        note_unheard: Callable[[int], None],
+    ) -> None:
+        """`store` keeps all mails and returns a key for each, or raises and keeps none.
+
+        `note_unheard` gets the key of a mail that was stored when its session had gone.
+        """
         self._store = store
-        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._note_unheard = note_unheard
+        self._work: queue.SimpleQueue[_Pending | int | None] = queue.SimpleQueue()
+        self._next: _Pending | int | None = None
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def start(self) -> None:
@@ -53,43 +64,55 @@ class GroupCommit:
 
     def stop(self) -> None:
         """Store what waits, and return when that is done."""
-        self._waiting.put(None)
+        self._work.put(None)
         self._thread.join()
 
-    async def store(self, mail: NewMail, patience: float) -> None:
-        """Return when `mail` is committed; raise what the store raised.
+    async def store(self, mail: NewMail, patience: float) -> int | None:
+        """Return the key of `mail` when it is committed; raise what the store raised.
 
         Raise TimeoutError after `patience` seconds; the mail may still be stored then.
         """
         pending = _Pending(mail, self._loop.create_future())
-        alarm = self._loop.call_later(patience, _give_up, pending)
-        self._waiting.put(pending)
+        alarm = self._loop.call_later(patience, pending.give_up)
+        self._work.put(pending)
         try:
-            await pending.stored
+            return await pending.key
         finally:
             alarm.cancel()
 
+    def unheard(self, key: int) -> None:
+        """Have it noted, before anything that comes later is stored, that a 250 was not heard."""
+        self._work.put(key)
+
     def _run(self) -> None:
         try:
-            while group := self._next_group():
-                self._store_group(group)
-                self._loop.call_soon_threadsafe(_answer, group)
+            while (work := self._take()) is not None:
+                if isinstance(work, list):
+                    self._store_group(work)
+                    self._note_late(work)
+                    self._loop.call_soon_threadsafe(self._answer, work)
+                else:
+                    self._note(work)
         finally:
             connection.close()
 
-    def _next_group(self) -> list[_Pending]:
-        """Wait for a mail and take all that wait with it; empty at the end."""
-        first = self._waiting.get()
-        if first is None:
-            return []
+    def _take(self) -> list[_Pending] | int | None:
+        """Wait for work; mails that wait together come as a group. None at the end."""
+        first = self._work.get() if self._next is None else self._next
+        self._next = None
+        if not isinstance(first, _Pending):
+            return first
         group, octets = [first], len(first.mail.raw)
         while len(group) < _GROUP_MAILS and octets < _GROUP_OCTETS:
             try:
-                more = self._waiting.get_nowait()
+                more = self._work.get_nowait()
             except queue.Empty:
                 break
             if more is None:
-                self._waiting.put(None)
+                self._work.put(None)
+                break
+            if not isinstance(more, _Pending):
+                self._next = more
                 break
             group.append(more)
             octets += len(more.mail.raw)
@@ -97,45 +120,77 @@ class GroupCommit:
 
     def _store_group(self, group: list[_Pending]) -> None:
         try:
-            self._store([pending.mail for pending in group])
+            results = self._store([pending.mail for pending in group])
         except Exception as error:
             connection.close_if_unusable_or_obsolete()
             if len(group) == 1:
-                group[0].error = error
+                group[0].result = error
                 return
             for pending in group:  # one bad mail must not take the others with it
                 self._store_group([pending])
+        else:
+            for pending, result in zip(group, results, strict=True):
+                pending.result = result
+
+    def _note_late(self, group: list[_Pending]) -> None:
+        for pending in group:
+            if pending.key.done() and isinstance(pending.result, int):
+                self._note(pending.result)
+
+    def _note(self, key: int) -> None:
+        try:
+            self._note_unheard(key)
+        except Exception:
+            connection.close_if_unusable_or_obsolete()
+            logger.exception("It could not be noted that message %d is unheard", key)
+
+    def _answer(self, group: list[_Pending]) -> None:
+        for pending in group:
+            if not pending.key.done():
+                pending.answer()
+            elif isinstance(pending.result, int):  # since `_note_late` looked
+                self.unheard(pending.result)
 
 
 class _Pending:
-    __slots__ = ("error", "mail", "stored")
+    """A mail that waits to be stored, and the session that waits for it."""
 
-    def __init__(self, mail: NewMail, stored: asyncio.Future[None]) -> None:
+    __slots__ = ("key", "mail", "result")
+
+    def __init__(self, mail: NewMail, key: asyncio.Future[int | None]) -> None:
         self.mail = mail
-        self.stored = stored
-        self.error: Exception | None = None
+        self.key = key
+        self.result: int | Exception | None = None
 
-
-def _give_up(pending: _Pending) -> None:
-    if not pending.stored.done():
-        pending.stored.set_exception(TimeoutError("the database is too slow"))
-
-
-def _answer(group: list[_Pending]) -> None:
-    for pending in group:
-        if pending.stored.done():  # the session is gone
-            continue
-        if pending.error is None:
-            pending.stored.set_result(None)
+    def answer(self) -> None:
+        """Tell the session."""
+        if isinstance(self.result, Exception):
+            self.key.set_exception(self.result)
         else:
-            pending.stored.set_exception(pending.error)
+            self.key.set_result(self.result)
+
+    def give_up(self) -> None:
+        """Tell the session that it took too long."""
+        if not self.key.done():
+            self.key.set_exception(TimeoutError("the database is too slow"))
 
 
-def store_incoming(mails: Sequence[NewMail]) -> None:
-    """Commit mails to the handlers' queue and wake the workers."""
-    with transaction.atomic():
-        Message.objects.store(mails)
-        wakeup.notify(INCOMING)
+class IncomingStore:
+    """Commits mails to the handlers' queue and wakes the workers."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+
+    def __call__(self, mails: Sequence[NewMail]) -> list[int | None]:
+        """Store mails that are not stored already; return their keys, None for the others."""
+        news = [self._retries.without_known(mail) for mail in mails]
+        fresh = [mail for mail in news if mail is not None]
+        if not fresh:
+            return [None] * len(mails)
+        with transaction.atomic():
+            messages = iter(Message.objects.store(fresh))
+            wakeup.notify(INCOMING)
+        return [None if mail is None else next(messages).pk for mail in news]
 
 
 class Recipients:
@@ -188,17 +243,21 @@ class HandlersDestination:
             return replies.DISK_LOW
         return None
 
-    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Commit a mail to the handlers' queue."""
         try:
             if spool is not None:
                 mail = await asyncio.to_thread(_with_file, mail, spool)
-            await self._commits.store(mail, self._settings.COMMIT_SECONDS)
+            key = await self._commits.store(mail, self._settings.COMMIT_SECONDS)
         except Exception:
             number = secrets.token_hex(6)
             logger.exception("Error %s: a mail was not stored", number)
-            return replies.with_id(replies.NOT_STORED, number)
-        return replies.STORED
+            return Kept(replies.with_id(replies.NOT_STORED, number))
+        return Kept(replies.STORED, key)
+
+    def unheard(self, key: int) -> None:
+        """Recognise this mail when it is sent again."""
+        self._commits.unheard(key)
 
 
 def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
@@ -211,10 +270,12 @@ def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
 async def handlers_destination(settings: MailSettings) -> AsyncIterator[HandlersDestination]:
     """Open the way to the handlers' queue; what waits to be stored is stored at the end."""
     loop = asyncio.get_running_loop()
-    commits = GroupCommit(store_incoming)
+    retries = Retries(settings.RETRY_DAYS)
+    commits = GroupCommit(IncomingStore(retries), lambda key: retries.note([key]))
     with ThreadPoolExecutor(1, thread_name_prefix="health") as thread:
+        await loop.run_in_executor(thread, retries.note_after_crash)
         recipients = await loop.run_in_executor(thread, Recipients, _newest_router)
-        health = Health(places_of_mail(settings), recipients.refresh, thread)
+        health = Health(places_of_mail(settings), _looks(recipients, retries), thread)
         look_after = asyncio.create_task(health.look_after())
         commits.start()
         try:
@@ -222,7 +283,19 @@ async def handlers_destination(settings: MailSettings) -> AsyncIterator[Handlers
         finally:
             look_after.cancel()
             await asyncio.to_thread(commits.stop)
-            thread.submit(connection.close)
+            thread.submit(_close_connection)
+
+
+def _close_connection() -> None:
+    connection.close()  # looked up here, since each thread has its own
+
+
+def _looks(recipients: Recipients, retries: Retries) -> Callable[[], None]:
+    def look() -> None:
+        recipients.refresh()
+        retries.refresh()
+
+    return look
 
 
 def _newest_router() -> Router:

@@ -31,7 +31,7 @@ class Wire:
         self._waiter: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
-        self._hung_up = False
+        self.hung_up = False  #: True when the client will send no more
         self._leaving = False
 
     # What the transport reports.
@@ -50,7 +50,7 @@ class Wire:
 
     def hang_up(self) -> None:
         """Take it that no more will come."""
-        self._hung_up = True
+        self.hung_up = True
         self._wake()
 
     def pause_writing(self) -> None:
@@ -122,7 +122,7 @@ class Wire:
 
     async def more(self) -> None:
         """Wait until the client did something; raise HungUp when it ended."""
-        if self._hung_up:
+        if self.hung_up:
             raise HungUp
         self.flush()
         if self._reading_paused and not self._writing_paused:

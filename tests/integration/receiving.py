@@ -17,7 +17,7 @@ from mailapp.conf import Endpoint, MailSettings
 from mailapp.models import NewMail
 from mailapp.receiver import replies
 from mailapp.receiver.limits import watched_sessions
-from mailapp.receiver.listener import Destination, Listener
+from mailapp.receiver.listener import Destination, Kept, Listener
 from mailapp.receiver.server import event_loop, listening
 from mailapp.receiver.store import Recipients
 from mailapp.routing import Router, read_module
@@ -52,12 +52,15 @@ class Shelf:
     def unavailable(self) -> bytes | None:
         return None
 
-    async def store(self, mail: NewMail, spool: BinaryIO | None) -> bytes:
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         if spool is not None:
             spool.seek(0)
             mail = dataclasses.replace(mail, raw=spool.read())
         self.mails.append(mail)
-        return replies.STORED
+        return Kept(replies.STORED)
+
+    def unheard(self, key: int) -> None:
+        raise AssertionError("a Shelf gives no keys")
 
 
 @contextlib.asynccontextmanager

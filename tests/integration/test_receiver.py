@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import OperationalError
+from django.utils import timezone
 
 from mailapp import registry
 from mailapp.conf import mail_settings
-from mailapp.models import Delivery, Handler, Message, NewMail
-from mailapp.receiver.store import GroupCommit, handlers_destination, store_incoming
+from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
+from mailapp.receiver.retries import Retries
+from mailapp.receiver.store import GroupCommit, IncomingStore, handlers_destination
 from tests.integration import receiving_handlers
-from tests.integration.receiving import HOSTS, Client, Receiver, deliver, receiving
+from tests.integration.receiving import (
+    HOSTS,
+    Client,
+    Receiver,
+    deliver,
+    mail_transaction,
+    receiving,
+)
 from tests.waiting import DEADLINE, wait_until
 
 CONTENT = b"Subject: Hello\r\n\r\n.Hello\r\n..\r\n\xff\r\n"
@@ -128,14 +139,15 @@ def test_smtplib_delivers(receiver: Receiver) -> None:
 
 
 def _store_together(
-    store: Callable[[Sequence[NewMail]], object],
+    store: Callable[[Sequence[NewMail]], Sequence[int | None]],
     mails: Sequence[NewMail],
     patience: float = DEADLINE,
-) -> list[BaseException | None]:
-    """Give all mails to a GroupCommit at once; return None or the exception for each."""
+    note: Callable[[int], None] = lambda key: None,
+) -> list[int | BaseException | None]:
+    """Give all mails to a GroupCommit at once; return the key or the exception for each."""
 
-    async def main() -> list[BaseException | None]:
-        commits = GroupCommit(store)
+    async def main() -> list[int | BaseException | None]:
+        commits = GroupCommit(store, note)
         commits.start()
         try:
             waits = [commits.store(mail, patience) for mail in mails]
@@ -154,8 +166,9 @@ def _mails(count: int, **fields: Any) -> list[NewMail]:
 def test_mails_that_wait_at_the_same_time_share_a_commit() -> None:
     groups: list[int] = []
 
-    def store(mails: Sequence[NewMail]) -> None:
+    def store(mails: Sequence[NewMail]) -> list[int | None]:
         groups.append(len(mails))
+        return [None for _ in mails]
 
     assert _store_together(store, _mails(100)) == [None] * 100
     assert sum(groups) == 100
@@ -167,25 +180,11 @@ def test_a_mail_that_cannot_be_stored_takes_no_other_with_it() -> None:
     registry.sync()
     mails = [*_mails(3), *_mails(1, queue="no such queue"), *_mails(3)]
 
-    results = _store_together(store_incoming, mails)
+    results = _store_together(IncomingStore(Retries(days=7)), mails)
 
-    assert [result is None for result in results] == [True] * 3 + [False] + [True] * 3
+    stored = [isinstance(result, int) for result in results]
+    assert stored == [True] * 3 + [False] + [True] * 3
     assert Message.objects.count() == 6
-
-
-def test_a_store_that_is_too_slow_is_told_apart_and_still_finishes() -> None:
-    stored: list[NewMail] = []
-    go_on = threading.Event()
-
-    def store(mails: Sequence[NewMail]) -> None:
-        go_on.wait(DEADLINE)
-        stored.extend(mails)
-
-    threading.Timer(0.2, go_on.set).start()
-    [result] = _store_together(store, _mails(1), patience=0.01)
-
-    assert isinstance(result, TimeoutError)
-    assert len(stored) == 1
 
 
 def test_an_error_of_the_database_reaches_the_client_as_a_number(
@@ -202,3 +201,105 @@ def test_an_error_of_the_database_reaches_the_client_as_a_number(
     assert b"secret" not in reply
     number = reply.rpartition(b"error ")[2].rstrip(b")").decode()
     assert any(number in record.getMessage() for record in caplog.records)
+
+
+# Mail that was stored though its sender does not know.
+
+
+def _deliver_and_hang_up(receiver: Receiver) -> None:
+    *envelope, content = mail_transaction(CONTENT)
+    with receiver.greeted() as client:
+        for line in envelope:
+            client.ask(line)
+        client.send(content + b"\r\n")
+    wait_until(Unheard.objects.exists)
+
+
+def test_a_retry_of_a_mail_whose_250_was_not_heard_is_not_stored_again(
+    receiver: Receiver,
+) -> None:
+    _deliver_and_hang_up(receiver)
+
+    with receiver.greeted() as client:
+        assert deliver(client, CONTENT).startswith(b"250")
+        assert deliver(client, CONTENT, sender=b"b@client.test").startswith(b"250")
+        assert deliver(client, CONTENT, recipient=b"they@example.com").startswith(b"250")
+        assert deliver(client, CONTENT + b"x\r\n").startswith(b"250")
+
+    assert Message.objects.count() == 4
+
+
+def test_a_retry_reaches_the_recipients_that_do_not_have_the_mail(receiver: Receiver) -> None:
+    _deliver_and_hang_up(receiver)
+
+    with receiver.greeted() as client:
+        client.ask(b"MAIL FROM:<reader@client.test>")
+        client.ask(b"RCPT TO:<you@example.com>")
+        client.ask(b"RCPT TO:<they@example.com>")
+        client.ask(b"DATA")
+        assert client.ask(mail_transaction(CONTENT)[-1]).startswith(b"250")
+
+    assert sorted(Delivery.objects.values_list("recipient", flat=True)) == [
+        "they@example.com",
+        "you@example.com",
+    ]
+
+
+def test_a_mail_whose_250_was_heard_may_be_sent_again(client: Client) -> None:
+    for _ in range(2):
+        assert deliver(client, CONTENT).startswith(b"250")
+    assert client.ask(b"QUIT").startswith(b"221")
+
+    assert Message.objects.count() == 2
+    assert not Unheard.objects.exists()
+
+
+def test_a_retry_is_recognised_by_another_receiver_and_for_seven_days(
+    receiver: Receiver,
+) -> None:
+    _deliver_and_hang_up(receiver)
+    [mail] = [NewMail(raw=CONTENT, sender="reader@client.test", recipients=["you@example.com"])]
+    other = Retries(days=7)
+
+    other.refresh()
+    assert other.without_known(mail) is None
+
+    Unheard.objects.update(created_at=timezone.now() - timedelta(days=8))
+    later = Retries(days=7)
+    later.refresh()
+    assert later.without_known(mail) is mail
+    assert not Unheard.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_mails_of_a_receiver_that_was_killed_count_as_unheard() -> None:
+    registry.sync()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed = Process.objects.start(Process.Kind.RECEIVER)
+    Process.objects.filter(pk=killed.pk).update(pid=ended.pid)
+    [mail] = _mails(1, protocol="ESMTP")
+    Message.objects.store([mail])
+    retries = Retries(days=7)
+
+    retries.note_after_crash()
+
+    assert retries.without_known(mail) is None
+    killed.refresh_from_db()
+    assert killed.stopped_at
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mail_that_is_stored_too_late_counts_as_unheard() -> None:
+    noted: list[int] = []
+    go_on = threading.Event()
+
+    def store(mails: Sequence[NewMail]) -> list[int | None]:
+        go_on.wait(DEADLINE)
+        return [7 for _ in mails]
+
+    threading.Timer(0.2, go_on.set).start()
+    [result] = _store_together(store, _mails(1), patience=0.01, note=noted.append)
+
+    assert isinstance(result, TimeoutError)
+    assert noted == [7]

@@ -97,6 +97,6 @@ def _wanted() -> list[str]:
         *(["catcher"] if settings.CATCHER else []),
         "relay",
         *(["worker"] * settings.WORKERS),
-        "receiver",
+        *(["receiver"] * settings.RECEIVER_PROCESSES),
         *(["web"] if settings.WEB else []),
     ]
