@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from mailapp import outbox
-from mailapp.errors import ConversationMoved, NotAState, NotHandled
+from mailapp.errors import ConversationMoved, NotHandled
 from mailapp.models import Conversation, Delivery, Transition
 from mailapp.models.conversation import START
 from mailapp.outbox import Collected
@@ -42,6 +42,7 @@ class Plan:
     router: Router
     stateless: list[Match] = field(default_factory=list)
     stateful: Match | None = None
+    conversation: Conversation | None = None  #: for the function with a state
 
     @property
     def atomic(self) -> bool:
@@ -64,6 +65,7 @@ class Effects:
 
     posted: Collected
     moves: list[Move] = field(default_factory=list)
+    transitions: list[Transition] = field(default_factory=list)  #: of `record`, not saved yet
 
 
 def plan(delivery: Delivery, router: Router) -> Plan:
@@ -84,8 +86,7 @@ def plan(delivery: Delivery, router: Router) -> Plan:
             if conversation is None or conversation.handler_id != match.handler.row:
                 conversation = find_conversation(match.handler, request)
             if match.state.name == conversation.state:
-                request.conversation = conversation
-                chosen.stateful = match
+                chosen.stateful, chosen.conversation = match, conversation
     if not chosen.matches:
         raise NotHandled(f"{delivery.recipient} from {request.sender or '<>'}")
     return chosen
@@ -114,7 +115,7 @@ def perform(plan: Plan) -> Effects:
 
 
 def _run_state(plan: Plan, match: Match) -> list[Move]:
-    conversation = plan.request.conversation
+    conversation = plan.request.conversation = plan.conversation
     assert conversation is not None
     before = copy.deepcopy(conversation.data)
     begin = time.perf_counter()
@@ -128,48 +129,51 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     if returned is None:
         return [stays]
     handler, state = plan.router.state(returned)
-    if state.stateless:
-        raise NotAState(f"{state} is stateless")
     if handler.row == match.handler.row:
         return [to(conversation, state.name)]
     other = to(find_conversation(handler, plan.request), state.name)
     return [stays, other] if conversation.data != before else [other]
 
 
-def perform_error(failed: Plan) -> Effects:
-    """Give mail that failed for good to the handler's ERROR function, if there is one.
+def enter_error(failed: Plan) -> Effects | None:
+    """Send the conversation of a mail that failed for good to ERROR; None if there is no ERROR.
 
-    The conversation goes to ERROR, and on to what that function returns for this mail.
+    It starts again from what is stored: the run that failed may have changed it.
     """
-    request, match = failed.request, failed.stateful
-    with outbox.collecting(request.delivery.pk) as posted:
+    match = failed.stateful
+    if match is None or ERROR not in match.handler.states or match.state.name == ERROR:
+        return None
+    conversation = failed.conversation = find_conversation(match.handler, failed.request)
+    move = Move(conversation, conversation.state, ERROR, cause=Transition.Cause.ERROR)
+    return Effects(Collected(), [move])
+
+
+def perform_error(failed: Plan) -> Effects:
+    """Give the mail that failed to the ERROR function, if its route fits; the mail may go on."""
+    assert failed.stateful is not None
+    with outbox.collecting(failed.request.delivery.pk) as posted:
         effects = Effects(posted)
-        if match is None or ERROR not in match.handler.states:
-            return effects
-        conversation = request.conversation = find_conversation(match.handler, request)
-        effects.moves = [
-            Move(conversation, conversation.state, ERROR, cause=Transition.Cause.ERROR)
-        ]
-        conversation.state = ERROR
-        for caught in failed.router.matches(request.recipient):
-            if caught.handler is match.handler and caught.state.name == ERROR:
-                effects.moves += _run_state(failed, caught)
+        for match in failed.router.matches(failed.request.recipient):
+            if match.handler is failed.stateful.handler and match.state.name == ERROR:
+                effects.moves = _run_state(failed, match)
     return effects
 
 
 def record(plan: Plan, effects: Effects) -> None:
-    """Write the moves in the current transaction; who calls stores the mail with `outbox`.
+    """Write the moves in the current transaction; their history and mail are left to the caller.
 
-    Raise ConversationMoved when somebody else moved a conversation meanwhile.
+    Raise ConversationMoved when somebody else moved a conversation meanwhile; the
+    transaction is of no use then.
     """
-    for move in effects.moves:
-        _write(move, plan.request.delivery)
+    written = (_write(move, plan.request.delivery) for move in effects.moves)
+    effects.transitions = [transition for transition in written if transition]
 
 
-def _write(move: Move, delivery: Delivery | None, operator: Any = None) -> None:
+def _write(move: Move, delivery: Delivery | None = None, operator: Any = None) -> Transition | None:
+    """Write where a conversation is now; return its history's next row, unsaved."""
     conversation = move.conversation
     if conversation.pk is None and move.to_state == START and not conversation.data:
-        return
+        return None
     conversation.state = move.to_state
     conversation.updated_at = timezone.now()
     conversation.version += 1
@@ -177,7 +181,7 @@ def _write(move: Move, delivery: Delivery | None, operator: Any = None) -> None:
         _insert(conversation)
     else:
         _update(conversation)
-    Transition.objects.create(
+    return Transition(
         conversation=conversation,
         cause=move.cause,
         delivery=delivery,
@@ -190,8 +194,7 @@ def _write(move: Move, delivery: Delivery | None, operator: Any = None) -> None:
 
 def _insert(conversation: Conversation) -> None:
     try:
-        with transaction.atomic():
-            conversation.save(force_insert=True)
+        conversation.save(force_insert=True)
     except IntegrityError as error:
         raise ConversationMoved(str(conversation)) from error
 
@@ -212,6 +215,7 @@ def move(conversation: Conversation, to_state: str, *, operator: Any) -> None:
 
     Raise ConversationMoved when a mail moved it since it was read.
     """
+    by_hand = Move(conversation, conversation.state, to_state, Transition.Cause.OPERATOR)
     with transaction.atomic():
-        by_hand = Move(conversation, conversation.state, to_state, Transition.Cause.OPERATOR)
-        _write(by_hand, None, operator)
+        if transition := _write(by_hand, operator=operator):
+            transition.save()

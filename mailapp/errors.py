@@ -69,6 +69,17 @@ class ConversationMoved(MailError):
     """Somebody else moved this conversation while the handler ran; the mail is tried again."""
 
 
+class WorkLost(MailError):
+    """The handler caught a database error, but not around a `transaction.atomic()` block.
+
+    The database has dropped what the handler did before.
+    """
+
+
+class LostTooOften(MailError):
+    """The process that worked on this mail died, and every try is used up."""
+
+
 class ClaimLost(MailError):
     """The claim was released and perhaps taken by another worker; nothing was changed."""
 

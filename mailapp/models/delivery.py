@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, Self
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connections, models, transaction
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -19,6 +19,7 @@ from mailapp.errors import ClaimLost
 from mailapp.mime import visible
 
 from .handler import Handler
+from .insert import insert
 from .message import Message
 from .process import Process
 from .queue import UNDELIVERABLE, Queue
@@ -65,6 +66,18 @@ class Outcome:
             columns["queue_id"] = UNDELIVERABLE
             columns["held_from"] = F("queue")
         return columns
+
+
+_ATTEMPT_COLUMNS = (
+    "delivery_id",
+    "number",
+    "process_id",
+    "started_at",
+    "ended_at",
+    "outcome",
+    "reply",
+    "error",
+)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
@@ -128,12 +141,24 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         for delivery, outcome in outcomes.items():
             alike = (delivery.claim, *sorted(outcome.columns(now).items(), key=itemgetter(0)))
             groups.setdefault(alike, []).append(delivery.id)
-        attempts = Attempt.objects.using(self.db)
-        attempts.bulk_create(
-            Attempt.of(delivery, outcome) for delivery, outcome in outcomes.items()
+        stamp = connections[self.db].ops.adapt_datetimefield_value
+        insert(Attempt, _ATTEMPT_COLUMNS, self.db).rows(
+            [
+                (
+                    delivery.id,
+                    delivery.attempts,
+                    delivery.claimed_by_id,
+                    stamp(outcome.started_at),
+                    stamp(outcome.ended_at),
+                    Status(outcome.status).value,
+                    outcome.reply,
+                    outcome.error,
+                )
+                for delivery, outcome in outcomes.items()
+            ]
         )
         # Each has a reply of its own, and a statement for each would take longer than the rest.
-        attempt = attempts.filter(delivery=OuterRef("id"), number=OuterRef("attempts"))
+        attempt = Attempt.objects.filter(delivery=OuterRef("id"), number=OuterRef("attempts"))
         for (claim, *columns), ids in groups.items():
             changed = self.filter(id__in=ids, claim=claim).update(
                 claim=None,
@@ -154,11 +179,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             attempts=F("attempts") - 1
         )
 
-    def release_dead(self) -> int:
-        """Give back what dead processes had claimed, with a lost Attempt each."""
+    def release_dead(self, idle: Process | None = None) -> int:
+        """Give back what dead processes had claimed, with a lost Attempt each.
+
+        And what `idle` had: a live process that has nothing in hand, whatever the rows say.
+        """
         now = timezone.now()
         orphans = self.claimed().filter(
-            Q(claimed_by=None) | Q(claimed_by__in=Process.objects.dead())
+            Q(claimed_by=None) | Q(claimed_by=idle) | Q(claimed_by__in=Process.objects.dead())
         )
         if not orphans.exists():
             return 0
@@ -333,17 +361,3 @@ class Attempt(models.Model):
     def seconds(self) -> float:
         """How long it took."""
         return (self.ended_at - self.started_at).total_seconds()
-
-    @classmethod
-    def of(cls, delivery: Delivery, outcome: Outcome) -> Attempt:
-        """The row for a try that ended with `outcome`, unsaved."""
-        return cls(
-            delivery=delivery,
-            number=delivery.attempts,
-            process_id=delivery.claimed_by_id,
-            started_at=outcome.started_at,
-            ended_at=outcome.ended_at,
-            outcome=outcome.status,
-            reply=outcome.reply,
-            error=outcome.error,
-        )
