@@ -40,7 +40,7 @@ class HandlerAdmin(VerbAdmin):
 
     @admin.display(description="what it does")
     def summary(self, row: Handler) -> str:
-        return row.description.partition("\n")[0]
+        return row.description.partition("\n\n")[0]
 
     @admin.display(description="description")
     def documentation(self, row: Handler) -> str:
@@ -63,10 +63,21 @@ class HandlerAdmin(VerbAdmin):
         return len(rows)
 
     def page_context(self, request: HttpRequest, row: Handler) -> dict[str, Any]:
-        return {**super().page_context(request, row), "states": states_of(row)}
+        states = states_of(row)
+        return {
+            **super().page_context(request, row),
+            "states": states,
+            "captures": captures_of(states),
+        }
 
 
 def states_of(handler: Handler) -> list[State]:
     """The state functions of a handler, as its module has them now."""
     module = handler_modules().get(handler.module)
     return list(module.states.values()) if module else []
+
+
+def captures_of(states: list[State]) -> list[tuple[str, str]]:
+    """The regular expressions that the routes give to their captures, each once."""
+    routes = (route for state in states for route in state.routes)
+    return sorted({capture for route in routes for capture in route.captures.items()})

@@ -123,8 +123,9 @@ class TestPages:
         words = shown(admin_client.get(page(mailroom.handler)))
 
         assert "Answers what the opening hours are." in words
-        assert "START state (topic)@(host) topic = hours" in words
-        assert "COUNT stateless" in words
+        assert "START state (topic)@(host)" in words
+        assert "COUNT stateless (anything)@(host)" in words
+        assert "Captures anything .+ token [a-z0-9]+ topic hours" in words
 
     def test_a_process_shows_what_it_has_in_hand(self, admin_client, mailroom):
         from mailapp.models import Delivery
