@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Self
 
 from django.db import IntegrityError, connections, models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -80,6 +81,22 @@ _ATTEMPT_COLUMNS = (
 )
 
 
+def _attempt_row(
+    delivery: Delivery, outcome: Outcome, connection: BaseDatabaseWrapper
+) -> tuple[Any, ...]:
+    stamp = connection.ops.adapt_datetimefield_value
+    return (
+        delivery.pk,
+        delivery.attempts,
+        delivery.claimed_by_id,
+        stamp(outcome.started_at),
+        stamp(outcome.ended_at),
+        str(outcome.status),
+        outcome.reply,
+        outcome.error,
+    )
+
+
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self, now: datetime | None = None) -> Self:
         """Deliveries whose time has come, in order of arrival."""
@@ -141,19 +158,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         for delivery, outcome in outcomes.items():
             alike = (delivery.claim, *sorted(outcome.columns(now).items(), key=itemgetter(0)))
             groups.setdefault(alike, []).append(delivery.id)
-        stamp = connections[self.db].ops.adapt_datetimefield_value
         insert(Attempt, _ATTEMPT_COLUMNS, self.db).rows(
             [
-                (
-                    delivery.id,
-                    delivery.attempts,
-                    delivery.claimed_by_id,
-                    stamp(outcome.started_at),
-                    stamp(outcome.ended_at),
-                    Status(outcome.status).value,
-                    outcome.reply,
-                    outcome.error,
-                )
+                _attempt_row(delivery, outcome, connections[self.db])
                 for delivery, outcome in outcomes.items()
             ]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 from mailapp import mime
@@ -22,6 +23,7 @@ class Reply(NamedTuple):
     text: str
 
     @classmethod
+    @lru_cache(maxsize=256)  # most replies of a smart host are the same few
     def of(cls, code: int, text: bytes) -> Self:
         """Take what smtplib read; the lines of a reply become one."""
         return cls(code, mime.decoded(text)[:1000])

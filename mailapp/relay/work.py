@@ -27,7 +27,7 @@ from .session import Session
 logger = logging.getLogger(__name__)
 
 _MOST = 200  # deliveries in hand; after a crash so many may be sent again
-_GATHER = 0.01  # seconds: what is sent meanwhile is settled in one commit
+_GATHER = 0.03  # seconds: what is sent meanwhile is settled in one commit
 _MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be larger
 
 
