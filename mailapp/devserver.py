@@ -22,7 +22,7 @@ def run(on_ready: Callable[[str], None] = lambda said: None) -> None:
             StaticFilesHandler(get_internal_wsgi_application()),
             ipv6=":" in where.host,
             threading=True,
-            on_bind=lambda port: on_ready(str(where._replace(port=port))),
+            on_bind=lambda port: on_ready(str(where._replace(port=int(port)))),
         )
     except OSError as error:
         raise PortTaken(f"{where} (web): {error.strerror}") from error
