@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import postgres
+from tests.modules import make_module
 from tests.waiting import DEADLINE
 
 if TYPE_CHECKING:
@@ -79,6 +80,40 @@ def templates(settings: SettingsWrapper) -> Callable[..., None]:
         ]
 
     return use
+
+
+@pytest.fixture
+def handle(
+    use_handlers: Callable[..., None], monkeypatch: pytest.MonkeyPatch, settings: SettingsWrapper
+) -> Callable[..., None]:
+    """Route all mail to modules made of functions: `handle(START, CONFIRMING)`, or by name.
+
+    `handle(news=[START, CONFIRMING], log=[LOG])` makes two modules, asked in that order.
+    """
+    from mailapp.models import Handler
+
+    settings.EMAIL_BACKEND = "mailapp.backends.OutboxBackend"  # not the one for tests
+
+    def use(*functions: Callable[..., Any], **modules: Sequence[Callable[..., Any]]) -> None:
+        named = {"news": functions} if functions else modules
+        made = [make_module(monkeypatch, name, *states) for name, states in named.items()]
+        use_handlers(*made)
+        for order, name in enumerate(named):
+            Handler.objects.filter(module=name).update(order=order)
+
+    return use
+
+
+@pytest.fixture
+def work(process: Callable[..., Process]) -> Callable[..., int]:
+    """Work what is due, as a worker of its own does, and return how many mails that were."""
+    from mailapp import worker
+    from mailapp.lifecycle import Life
+
+    def drain(queue: str = "incoming") -> int:
+        return worker.drain(queue, Life(process(queue=queue)))
+
+    return drain
 
 
 @pytest.fixture
