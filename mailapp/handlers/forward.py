@@ -1,5 +1,5 @@
 """Forwards all mail at our hosts, as it came, to the relay. While it is on, every address there
-is accepted.
+is accepted, unless it could mean another one to the smart host, such as a%b@HOST.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ default_enabled = False
 
 
 @stateless
-@route("(anything)@(host)", anything=".+")
-def FORWARD(message: MailRequest, anything: str, host: str) -> None:
+@route("(anyone)@(host)", anyone='[^%!@"]+')
+def FORWARD(message: MailRequest, anyone: str, host: str) -> None:
     message.forward(message.recipient)

@@ -7,7 +7,6 @@ Every name without a hyphen counts as a list's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from email.utils import formataddr
 from functools import wraps
 from typing import Any
 
@@ -169,6 +168,6 @@ def tell(message: MailRequest, mailing_list: MailingList, template: str) -> None
     """Answer from the address for help, so that nobody's next answer becomes a post."""
     message.respond(
         f"mailinglist/{template}.msg",
-        author=formataddr((str(mailing_list), mailing_list.address_to("help"))),
+        author=f"{mailing_list} <{mailing_list.address_to('help')}>",
         mailing_list=mailing_list,
     )

@@ -1,0 +1,97 @@
+"""The conversation of the README, by the commands that it names, with the whole program."""
+
+from __future__ import annotations
+
+import mailbox
+import re
+from collections.abc import Callable
+from email.message import Message
+from email.utils import parseaddr
+from typing import TYPE_CHECKING
+
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.project import Project
+
+CONFIRM = re.compile(r"test\.list-confirm-[0-9a-f]{24}@localhost")
+
+
+def test_list_is_joined_posted_to_and_left(project: Callable[..., Project]):
+    from mailapp.models import Conversation, Delivery, Transition
+
+    running = project()
+    program = running.start("runmail", until="Ctrl-C ends everything.")
+
+    [command] = re.findall(r"manage\.py (sendtest .*)", program.output)
+    assert command == "sendtest --to test.list-subscribe@localhost --from you@example.com"
+    dialogue = manage(running, *command.split())
+    assert "RCPT TO:<test.list-subscribe@localhost>" in dialogue
+    assert "250 2.6.0 Message stored" in dialogue
+    confirm(running, "you@example.com", "subscribe to test.list", then="Welcome to test.list")
+
+    send(running, "test.list-subscribe@localhost", "reader@client.test")
+    confirm(running, "reader@client.test", "subscribe to test.list", then="Welcome to test.list")
+
+    send(running, "test.list@localhost", "you@example.com", "--subject", "Hello all")
+    post = caught(running, "you@example.com", "Hello all")
+    assert post.get_all("Delivered-To") == ["you@example.com", "reader@client.test"]
+    assert post["Return-Path"] == "<test.list-bounces@localhost>"
+    assert post["List-Id"] == "<test.list.localhost>"
+    assert post["From"] == "you@example.com"
+
+    send(running, "test.list-unsubscribe@localhost", "you@example.com")
+    confirm(running, "you@example.com", "unsubscribe from test.list", then="You have left")
+
+    send(running, "test.list@localhost", "reader@client.test", "--subject", "Anybody here?")
+    caught(running, "reader@client.test", "Anybody here?")
+
+    mine = running.query(Conversation).get(person="you@example.com")
+    moves = running.query(Transition).filter(conversation=mine)
+    assert list(moves.values_list("from_state", "to_state")) == [
+        ("START", "CONFIRMING_SUBSCRIBE"),
+        ("CONFIRMING_SUBSCRIBE", "POSTING"),
+        ("POSTING", "POSTING"),
+        ("POSTING", "CONFIRMING_UNSUBSCRIBE"),
+        ("CONFIRMING_UNSUBSCRIBE", "START"),
+    ]
+    deliveries = running.query(Delivery).all()
+    wait_until(lambda: {each.status for each in deliveries.all()} == {"done"})
+    assert {each.attempts for each in deliveries} == {1}
+    assert program.stop() == 0
+    assert not list(mailbox.Maildir(running.caught)), "somebody got a mail too many"
+
+
+def manage(project: Project, *arguments: str) -> str:
+    done = project.manage(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def send(project: Project, to: str, sender: str, *options: str) -> None:
+    manage(project, "sendtest", "--to", to, "--from", sender, *options)
+
+
+def confirm(project: Project, person: str, wish: str, *, then: str) -> None:
+    """Answer the confirmation that came, to the address that it names."""
+    confirmation = caught(project, person, f"Please confirm: {wish}")
+    address = parseaddr(confirmation["From"])[1]
+    assert CONFIRM.fullmatch(address)
+    assert confirmation["Reply-To"] == address
+    send(project, address, person)
+    caught(project, person, then)
+
+
+def caught(project: Project, recipient: str, subject: str) -> Message:
+    """Take the mail to `recipient` with that subject out of the catcher's Maildir."""
+    maildir = mailbox.Maildir(project.caught)
+
+    def found() -> str | None:
+        fitting = (
+            key
+            for key, mail in maildir.items()
+            if recipient in mail.get_all("Delivered-To") and subject in mail["Subject"]
+        )
+        return next(fitting, None)
+
+    return maildir.pop(wait_until(found))

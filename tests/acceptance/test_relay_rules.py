@@ -1,0 +1,80 @@
+"""The two tests of every mail server: it is no open relay, and it forwards what it should."""
+
+from __future__ import annotations
+
+import mailbox
+import smtplib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailapp.conf import Endpoint
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.project import Project
+
+SENDERS = ["stranger@elsewhere.test", "postmaster@localhost", ""]
+FOREIGN = {
+    "reader@elsewhere.test": "5.7.1",
+    "reader@localhost.elsewhere.test": "5.7.1",
+    "reader@[127.0.0.1]": "5.7.1",
+    "reader": "5.7.1",
+    "@localhost:reader@elsewhere.test": "5.7.1",
+    "@localhost,@elsewhere.test:reader@elsewhere.test": "5.7.1",
+    "reader%elsewhere.test@localhost": "5.1.1",
+    "elsewhere.test!reader@localhost": "5.1.1",
+    '"reader@elsewhere.test"@localhost': "5.1.1",
+    "reader@elsewhere.test@localhost": "5.1.3",
+}
+RAW = b"Subject: =?utf-8?q?Caf=C3=A9?=\r\nX-Odd:  two  blanks\r\n\r\n.dots \r\n..and more\r\n"
+
+
+@pytest.fixture
+def forwarding(project: Callable[..., Project]) -> Project:
+    """A server that forwards all it is allowed to."""
+    from mailapp.models import Handler
+
+    running = project()
+    forward = running.query(Handler).filter(module="mailapp.handlers.forward")
+    assert forward.update(enabled=True)
+    running.start("runmail", until="Ctrl-C ends everything.")
+    return running
+
+
+def session(server: Project) -> smtplib.SMTP:
+    """Connect as a stranger does."""
+    receiver = Endpoint.parse(server.receiver)
+    connected = smtplib.SMTP(receiver.host, receiver.port)
+    connected.ehlo("elsewhere.test")
+    return connected
+
+
+def test_server_is_no_open_relay(forwarding):
+    from mailapp.models import Message
+
+    for sender in SENDERS:
+        for recipient, enhanced_status in FOREIGN.items():
+            with session(forwarding) as smtp:
+                assert smtp.docmd(f"MAIL FROM:<{sender}>")[0] == 250
+
+                code, text = smtp.docmd(f"RCPT TO:<{recipient}>")
+
+                assert code in {550, 553}, recipient
+                assert text.decode().startswith(enhanced_status), recipient
+                assert smtp.docmd("DATA")[0] == 503
+
+    assert not forwarding.query(Message).exists()
+
+
+@pytest.mark.parametrize("sender", ["stranger@elsewhere.test", ""])
+def test_mail_for_our_hosts_is_forwarded_as_it_came(forwarding, sender):
+    with session(forwarding) as smtp:
+        smtp.sendmail(sender, ["any-body@localhost"], RAW)
+
+    maildir = mailbox.Maildir(forwarding.caught)
+    [caught] = wait_until(maildir.keys)
+    assert maildir[caught]["Return-Path"] == f"<{sender}>"
+    assert maildir[caught]["Delivered-To"] == "any-body@localhost"
+    assert maildir.get_bytes(caught).endswith(RAW.replace(b"\r\n", b"\n"))
