@@ -138,9 +138,11 @@ class Supervisor:
         child.running = None
         code = process.wait()
         with contextlib.suppress(DatabaseError):
-            Process.objects.filter(
+            ended = Process.objects.filter(
                 host=socket.gethostname()[:255], pid=process.pid, stopped_at=None
-            ).update(stopped_at=timezone.now())
+            )
+            # A receiver's successor finds by the row that it has to expect retries.
+            ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now())
         return code
 
     def _end_all(self) -> None:

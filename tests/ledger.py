@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import threading
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,11 +31,10 @@ class TryAgain(Exception):
 
 
 class Ledger:
-    """Each 250 that a client heard, and each mail that may have been stored without one."""
+    """Each 250 that a client heard."""
 
     def __init__(self) -> None:
-        self.accepted: list[str] = []
-        self.unheard: Counter[str] = Counter()  #: whole mails sent on which no reply came
+        self.accepted: list[str] = []  #: the names of the mails, in order
         self._grown = threading.Condition()
 
     def accept(self, name: str) -> None:
@@ -87,9 +85,6 @@ class Client:
             _obey(smtp.data(letter.raw))
         except smtplib.SMTPDataError as error:
             _obey((error.smtp_code, error.smtp_error))
-        except smtplib.SMTPServerDisconnected:
-            self._ledger.unheard[letter.name] += 1
-            raise
 
     def _connected(self) -> smtplib.SMTP:
         if self._smtp is None:
