@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 END = b"\r\n.\r\n"
+_HEAD = 65536  # octets of spooled content that are kept at hand: the header fields
+_SPOOL_PIECE = 131072  # octets that are written to a spool at once
 _CONTEXT = 2  # octets kept before those not yet taken: they tell whether a line begins there
 _MAX_HOPS = 50
 _RECEIVED = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
@@ -32,7 +34,7 @@ class DataReader:
         make_spool: Callable[[], BinaryIO] = io.BytesIO,
         normalise: bool = False,
     ) -> None:
-        self.content = b""  #: all of it, or its beginning when there is a spool
+        self.content = b""  #: all of it, or the first 64 KiB when there is a spool
         self.spool: BinaryIO | None = None
         self.spool_error: OSError | None = None  #: why the content could not be kept
         self.size = 0  #: octets of content, without the dots that were doubled for the wire
@@ -101,14 +103,17 @@ class DataReader:
             self.content = b""
             self.close()
             return
-        self.content = self.content or block
         if in_spool:
             self._write(block)
+            self.content = self.content or block[:_HEAD]
+        else:
+            self.content = block
 
     def _write(self, block: bytes) -> None:
         try:
             if self.spool is None:
                 self.spool = self._make_spool()
+                self._memory = min(self._memory, _SPOOL_PIECE)
             self.spool.write(block)
         except OSError as error:
             self.spool_error = error

@@ -157,6 +157,7 @@ class Dialogue(SMTP):
 
     def _refuse(self, reply: bytes) -> None:
         """Say no, and count it; raise Farewell when that was one error too many."""
+        logger.info("Refused %s (%r): %r", self.peer, self.helo, reply)
         self.errors += 1
         if self.errors > self.settings.MAX_ERRORS:
             raise Farewell(replies.TOO_MANY_ERRORS)
@@ -282,6 +283,7 @@ class Dialogue(SMTP):
         )
         reply, self.stored = await self.listener.destination.store(mail, reader.spool)
         self.stored_from = self.wire.octets
+        logger.info("From %r to %r by %s: %r", mail.sender, mail.recipients, self.peer, reply)
         if self.wire.hung_up:
             self._note_unheard()
         return reply
@@ -388,7 +390,7 @@ def _content_refusal(reader: DataReader) -> bytes | None:
     if reader.malformed:
         return replies.BARE_LINE_ENDS
     if reader.spool_error is not None:
-        logger.error("A mail could not be spooled: %s", reader.spool_error)
+        logger.error("A mail could not be spooled: %r", reader.spool_error)
         return replies.DISK_LOW
     if has_too_many_hops(reader.content):
         return replies.TOO_MANY_HOPS

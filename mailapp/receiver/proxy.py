@@ -19,7 +19,7 @@ async def client_behind(peer: str, wire: Wire) -> str:
     """
     header = await get_proxy(_Reader(wire))
     if not header.valid:
-        logger.warning("No PROXY header from %s: %s", peer, header.error)
+        logger.warning("No PROXY header from %s: %r", peer, header.error)
         raise HungUp
     own = header.version == 2 and header.command == V2_CMD.LOCAL
     return peer if own or header.src_addr is None else str(header.src_addr)

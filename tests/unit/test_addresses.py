@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mailapp.addresses import a_labels, fold, split, take_path
 from mailapp.errors import BadAddress
+from tests.fuzzing import fuzzed
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,7 @@ def test_sharp_s_is_not_ss() -> None:
     assert a_labels("straße.example") == "xn--strae-oqa.example"
 
 
+@fuzzed
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     for path in (text, f"<{text}>", f"<{text}@example.com>", f"<user@{text}>"):
@@ -113,6 +115,7 @@ atoms = st.text(
 labels = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9-]{0,8}[A-Za-z0-9])?", fullmatch=True)
 
 
+@fuzzed
 @given(st.lists(atoms, min_size=1, max_size=4), st.lists(labels, min_size=1, max_size=4))
 def test_every_plain_address_comes_back_as_it_was_written(
     local: list[str], domain: list[str]

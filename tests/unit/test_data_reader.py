@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailapp.receiver.data import DataReader, has_too_many_hops
+from tests.fuzzing import fuzzed
 
 LIMIT = 60
 
@@ -57,6 +58,7 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
+@fuzzed
 @given(pieces=cut_streams(), memory=st.integers(1, 80))
 @example(pieces=[b".", b"\r", b"\n"], memory=1)
 @example(pieces=[b"a\r\n", b".", b"\r", b"\n", b"rest"], memory=1)
@@ -74,6 +76,7 @@ def test_any_segmentation_reads_what_the_plain_reader_reads(
         assert kept == expected
 
 
+@fuzzed
 @given(pieces=cut_streams(), memory=st.integers(1, 80))
 def test_content_over_the_limit_is_read_to_its_end_and_not_kept(
     pieces: list[bytes], memory: int
@@ -87,6 +90,7 @@ def test_content_over_the_limit_is_read_to_its_end_and_not_kept(
     assert not reader.too_big or reader.content == b""
 
 
+@fuzzed
 @given(pieces=cut_streams())
 def test_normalised_content_has_no_bare_line_ends(pieces: list[bytes]) -> None:
     reader, _, kept = read(pieces, normalise=True, memory=10)
