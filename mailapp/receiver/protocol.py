@@ -283,7 +283,7 @@ class Dialogue(SMTP):
         )
         reply, self.stored = await self.listener.destination.store(mail, reader.spool)
         self.stored_from = self.wire.octets
-        logger.info("From %r to %r by %s: %r", mail.sender, mail.recipients, self.peer, reply)
+        logger.debug("From %r to %r by %s: %r", mail.sender, mail.recipients, self.peer, reply)
         if self.wire.hung_up:
             self._note_unheard()
         return reply

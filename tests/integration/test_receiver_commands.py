@@ -86,7 +86,7 @@ def test_no_line_of_the_log_can_be_forged(
     shared: tuple[Receiver, Shelf], caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver, _ = shared
-    caplog.set_level(logging.INFO, "mailapp")
+    caplog.set_level(logging.DEBUG, "mailapp")
     forged = b"EHLO x' (y)\r2026-01-01 ERROR\x1b[31m\xe2\x80\xa8ERROR all is lost"
     with receiver.connect() as client:
         client.read_reply()
