@@ -49,7 +49,13 @@ _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften
 def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOMING) -> None:
     """Work `queue` until SIGTERM or SIGINT; then finish the mail in hand and return."""
     registry.sync()
-    with living(Process.Kind.WORKER, queue) as life, listen(queue) as bell:
+    with living(Process.Kind.WORKER, queue) as life:
+        serve(queue, life, on_ready)
+
+
+def serve(queue: str, life: Life, on_ready: Callable[[str], None]) -> None:
+    """Work `queue` until `life` is asked to stop; call `on_ready` when no wake-up is missed."""
+    with listen(queue) as bell:
         life.on_stop(bell.wake)
         on_ready(queue)
         while not life.stopping.is_set():
@@ -62,14 +68,14 @@ def _work_what_is_due(queue: str, life: Life) -> float:
     try:
         release_dead(idle=life)
         drain(queue, life)
-        return _idle_seconds(queue, begin)
+        return idle_seconds(queue, begin)
     except Error:
         logger.exception("The database does not answer; trying again")
         connection.close()
         return mail_settings().POLL_SECONDS
 
 
-def _idle_seconds(queue: str, since: datetime) -> float:
+def idle_seconds(queue: str, since: datetime) -> float:
     """How long nothing will become due, as far as is known now.
 
     What was due before `since` waits for something else: its queue is paused, or another
