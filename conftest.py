@@ -6,6 +6,7 @@ Django is set up once the options are read, so conftest files import models insi
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -43,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if settings.configured:
         raise pytest.UsageError("the tests choose their settings: unset DJANGO_SETTINGS_MODULE")
+    if not hasattr(config, "workerinput"):  # not in a worker of xdist, whose parent ends it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end what was started, too
     run_dir = tempfile.TemporaryDirectory(prefix="mail-tests-")
     config.add_cleanup(run_dir.cleanup)
     url = f"sqlite:///{run_dir.name}/mail.sqlite3"
