@@ -429,6 +429,18 @@ def test_reply_with_octets_that_no_text_can_hold_is_kept_cleaned(serve, relay, p
 # The end, and claims that are lost
 
 
+def test_mail_that_a_dead_relay_had_claimed_is_sent(serve, relay, post, process):
+    server, dead = serve(), process("relay", OUTGOING)
+    sent = post("reader@client.test")
+    Delivery.objects.claim(OUTGOING, dead, 1)
+    dead.stop()
+
+    relay(server.address)
+
+    wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
+    assert [attempt.outcome for attempt in Attempt.objects.all()] == [Attempt.LOST, Status.DONE]
+
+
 def test_stopped_relay_finishes_the_mail_in_hand_and_gives_back_the_rest(serve, relay, post):
     server = serve(dot=HOLD)
     for recipient in MANY:
