@@ -80,10 +80,10 @@ class DeliveryAdmin(VerbAdmin):
         ),
     ]
     verbs = (
-        Verb("retry", "Retry now", "Retried", "mailapp.retry_delivery"),
-        Verb("hold", "Hold", "Held", "mailapp.hold_delivery"),
-        Verb("release", "Release", "Released", "mailapp.hold_delivery"),
-        Verb("discard", "Discard", "Discarded", "mailapp.discard_delivery"),
+        Verb("retry", "Retry now", "Retried", "retry"),
+        Verb("hold", "Hold", "Held", "hold"),
+        Verb("release", "Release", "Released", "hold"),
+        Verb("discard", "Discard", "Discarded", "discard"),
     )
 
     @admin.display(description="recipient and sender")
@@ -149,6 +149,15 @@ class DeliveryAdmin(VerbAdmin):
         if term := search_term.strip():
             queryset = queryset.of_address(term)
         return queryset, False
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("mailapp.retry_delivery")
+
+    def has_hold_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("mailapp.hold_delivery")
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("mailapp.discard_delivery")
 
     def is_open_to(self, row: Delivery, verb: Verb) -> bool:
         return row.status in OPERATOR_MAY[verb.name]

@@ -31,8 +31,8 @@ class HandlerAdmin(VerbAdmin):
     ]
     readonly_fields = ["module", "presence", "documentation"]
     verbs = (
-        Verb("switch_on", "Switch on", "Switched on", "mailapp.change_handler"),
-        Verb("switch_off", "Switch off", "Switched off", "mailapp.change_handler"),
+        Verb("switch_on", "Switch on", "Switched on", "change"),
+        Verb("switch_off", "Switch off", "Switched off", "change"),
     )
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.options import IS_POPUP_VAR, ShowFacets
+from django.contrib.admin.options import ShowFacets
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_POST
@@ -71,13 +71,17 @@ class Verb:
     name: str
     label: str
     past: str  #: what the log says of each row
-    permission: str
+    permission: str  #: checked by `has_<permission>_permission`
 
 
 class VerbAdmin(MailAdmin):
     """Verbs as actions of the list and as buttons on the page, each logged."""
 
     verbs: tuple[Verb, ...] = ()
+
+    def __init__(self, model: type[Model], admin_site: admin.AdminSite) -> None:
+        self.actions = [_action(verb) for verb in self.verbs]
+        super().__init__(model, admin_site)
 
     def act(self, request: HttpRequest, queryset: QuerySet[Any], verb: Verb) -> int:
         """Do it to the rows it is open to, log each, and return how many."""
@@ -90,22 +94,12 @@ class VerbAdmin(MailAdmin):
     def log(self, request: HttpRequest, rows: list[Any], verb: Verb) -> None:
         LogEntry.objects.log_actions(request.user.pk or 0, rows, CHANGE, verb.past)
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        if IS_POPUP_VAR in request.GET:
-            return {}
-        return {
-            verb.name: (self._action(verb), verb.name, verb.label)
-            for verb in self.verbs
-            if request.user.has_perm(verb.permission)
-        }
+    def may(self, request: HttpRequest, verb: Verb) -> bool:
+        """Say whether this user has the permission that the verb needs."""
+        return getattr(self, f"has_{verb.permission}_permission")(request)
 
-    def _action(self, verb: Verb) -> Callable[..., None]:
-        def act(admin: VerbAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-            admin._act_and_tell(request, queryset, verb)
-
-        return act
-
-    def _act_and_tell(self, request: HttpRequest, queryset: QuerySet[Any], verb: Verb) -> None:
+    def act_and_tell(self, request: HttpRequest, queryset: QuerySet[Any], verb: Verb) -> None:
+        """Do it, and say on the next page to how many rows."""
         changed = self.act(request, queryset, verb)
         names = self.opts.verbose_name if changed == 1 else self.opts.verbose_name_plural
         told = f"{changed} {names}" if changed else f"no {names}"
@@ -122,15 +116,22 @@ class VerbAdmin(MailAdmin):
         verb = next((verb for verb in self.verbs if verb.name == name), None)
         if verb is None:
             raise Http404
-        if not request.user.has_perm(verb.permission):
+        if not self.may(request, verb):
             raise PermissionDenied
-        self._act_and_tell(request, self.get_queryset(request).filter(pk=row.pk), verb)
+        self.act_and_tell(request, self.get_queryset(request).filter(pk=row.pk), verb)
         return HttpResponseRedirect(page_url(row))
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         buttons = [
-            verb
-            for verb in self.verbs
-            if request.user.has_perm(verb.permission) and self.is_open_to(row, verb)
+            verb for verb in self.verbs if self.may(request, verb) and self.is_open_to(row, verb)
         ]
         return {**super().page_context(request, row), "verbs": buttons}
+
+
+def _action(verb: Verb) -> Callable[..., None]:
+    @admin.action(description=verb.label, permissions=[verb.permission])
+    def act(page: VerbAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        page.act_and_tell(request, queryset, verb)
+
+    act.__name__ = verb.name
+    return act

@@ -35,8 +35,8 @@ class QueueAdmin(VerbAdmin):
     list_display = ["name", "purpose", "state", *map(_count_of, Status), "oldest"]
     fieldsets = [(None, {"fields": [("name", "purpose", "state"), ("description",)]})]
     verbs = (
-        Verb("pause", "Pause", "Paused", "mailapp.pause_queue"),
-        Verb("resume", "Resume", "Resumed", "mailapp.pause_queue"),
+        Verb("pause", "Pause", "Paused", "pause"),
+        Verb("resume", "Resume", "Resumed", "pause"),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Queue]:
@@ -49,6 +49,9 @@ class QueueAdmin(VerbAdmin):
     @admin.display(description="oldest due")
     def oldest(self, row: Any) -> SafeString | str:
         return display.moment(row.oldest_due)
+
+    def has_pause_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("mailapp.pause_queue")
 
     def is_open_to(self, row: Queue, verb: Verb) -> bool:
         return row.paused == (verb.name == "resume")

@@ -348,6 +348,11 @@ class TestVerbs:
         assert act(mailroom.held, "hold") not in held
         assert act(mailroom.held, "discard") not in held
 
+    def test_a_list_offers_what_the_operator_may_do(self, operator, mailroom):
+        html = text(operator("view_delivery", "hold_delivery").get(listing("delivery")))
+
+        assert re.findall(r'<option value="(\w+)"', html) == ["hold", "release"]
+
     def test_a_delivery_that_is_done_stays_so(self, admin_client, mailroom):
         response = admin_client.post(act(mailroom.done, "retry"), follow=True)
 
