@@ -30,18 +30,43 @@ def server() -> Iterator[str]:
     if url := os.environ.get(VARIABLE):
         yield url
         return
+    with own_server() as started:
+        yield started.url
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[Server]:
+    """Start a server that nobody else uses; raise NoPostgres when there is none to start."""
     with tempfile.TemporaryDirectory(prefix="mail-postgres-") as name:
         folder = Path(name)
         programs = _programs(folder)
         _give_away(folder)
         _run(folder, programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust",
              "-E", "UTF8", "--locale", "C", "--no-sync")  # fmt: skip
-        control = [programs / "pg_ctl", "-w", "-D", folder / "data"]
-        _run(folder, *control, "-l", folder / "log", "-o", f"-h '' -k {folder}", "start")
+        started = Server(folder, programs)
+        started.start()
         try:
-            yield f"postgresql://postgres@{quote(name, safe='')}/postgres"
+            yield started
         finally:
-            _run(folder, *control, "-m", "fast", "stop")
+            started.stop("fast")
+
+
+class Server:
+    """A PostgreSQL in a folder, which listens on a Unix socket there."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.url = f"postgresql://postgres@{quote(str(folder), safe='')}/postgres"
+        self._folder = folder
+        self._control = [programs / "pg_ctl", "-w", "-D", folder / "data"]
+
+    def start(self) -> None:
+        """Return when it takes connections."""
+        options = f"-h '' -k {self._folder}"
+        _run(self._folder, *self._control, "-l", self._folder / "log", "-o", options, "start")
+
+    def stop(self, mode: str) -> None:
+        """Return when it has ended; `immediate` ends it as a crash does."""
+        _run(self._folder, *self._control, "-m", mode, "stop")
 
 
 def _programs(folder: Path) -> Path:

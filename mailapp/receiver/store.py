@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from mailapp import wakeup
 from mailapp.addresses import fold, split
@@ -249,15 +249,23 @@ class HandlersDestination:
             if spool is not None:
                 mail = await asyncio.to_thread(_with_file, mail, spool)
             key = await self._commits.store(mail, self._settings.COMMIT_SECONDS)
-        except Exception:
-            number = secrets.token_hex(6)
-            logger.exception("Error %s: a mail was not stored", number)
-            return Kept(replies.with_id(replies.NOT_STORED, number))
+        except Exception as error:
+            return Kept(_not_stored(error))
         return Kept(replies.STORED, key)
 
     def unheard(self, key: int) -> None:
         """Recognise this mail when it is sent again."""
         self._commits.unheard(key)
+
+
+def _not_stored(error: Exception) -> bytes:
+    """Log an error under an id and return the reply with that id."""
+    number = secrets.token_hex(6)
+    known = isinstance(error, (DatabaseError, InterfaceError, OSError))
+    logger.error(
+        "Error %s: a mail was not stored: %r", number, error, exc_info=None if known else error
+    )
+    return replies.with_id(replies.NOT_STORED, number)
 
 
 def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
