@@ -246,7 +246,7 @@ def test_exception_of_a_handler_fails_the_test_with_its_traceback(reader):
 
 
 def test_error_of_the_framework_fails_the_test_too(reader):
-    with pytest.raises(HandlerFailed, match="lines@client.test"):
+    with pytest.raises(HandlerFailed, match="BadAddress"):
         reader.say("unsafe@localhost")
 
 

@@ -8,8 +8,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from examples.mailinglist.conf import list_settings
+from examples.mailinglist.handlers import lists
 from examples.mailinglist.models import MailingList, Subscription
 from mailapp.models import Conversation, Delivery
+from mailapp.registry import current_router
+from mailapp.testing.post import Refused
 
 
 def test_who_confirms_is_on_the_list(reader, news):
@@ -50,6 +54,11 @@ def test_local_part_stays_within_what_smtp_allows(reader, settings):
     reader.expect("Welcome")
 
 
+def test_name_that_leaves_no_room_for_the_token_is_refused(reader):
+    with pytest.raises(Refused, match=r"550 5\.1\.1"):
+        reader.say(f"{'a' * 32}-subscribe@localhost")
+
+
 def test_new_list_is_made_when_its_first_subscriber_confirms(reader, settings):
     settings.MAILING_LISTS = {"CREATE_ON_SUBSCRIBE": True}
 
@@ -72,8 +81,6 @@ def test_list_that_is_new_and_may_not_be_made_is_unknown(reader, settings, wish)
 
 
 def test_misspelt_setting_is_an_error(settings):
-    from examples.mailinglist.conf import list_settings
-
     settings.MAILING_LISTS = {"CREATE": True}
 
     with pytest.raises(TypeError, match="CREATE"):
@@ -215,7 +222,6 @@ def test_person_has_a_conversation_with_each_list(subscriber):
 
     member.say("views-subscribe@localhost")
 
-    lists = "examples.mailinglist.handlers.lists"
     assert member.state_with(lists, "news@localhost") == "POSTING"
     assert member.state_with(lists, "views@localhost") == "CONFIRMING_SUBSCRIBE"
 
@@ -232,24 +238,21 @@ def test_subscriber_whom_an_operator_removed_may_come_back(subscriber):
 
 
 def test_list_does_not_get_onto_a_list(person, news):
-    lists = person("news@localhost")
+    itself = person("news@localhost")
 
-    lists.say("news-subscribe@localhost")
+    itself.say("news-subscribe@localhost")
 
-    lists.expect_nothing()
+    itself.expect_nothing()
     assert Delivery.objects.get().reply == "Dropped: its sender is a list"
 
 
 @pytest.mark.parametrize("recipient", ["postmaster@localhost", "abuse@localhost"])
-def test_addresses_that_every_host_has_are_no_lists(reader, recipient, settings):
-    from mailapp.registry import current_router
-
+@pytest.mark.django_db
+def test_addresses_that_every_host_has_are_no_lists(recipient):
     handlers = {match.handler.name for match in current_router(max_age=0).matches(recipient)}
 
     assert "examples.mailinglist.handlers.lists" not in handlers
 
 
 def test_example_of_the_handler_is_taken():
-    from examples.mailinglist.handlers import lists
-
     assert lists.example == "test.list-subscribe@localhost"

@@ -128,6 +128,19 @@ def test_post_by_a_stranger_is_answered_once(reader, news, subscriber):
     assert newest().reply == "Dropped: its author is not on the list, and was told so before"
 
 
+def test_who_has_left_is_answered_once_more(reader, news):
+    reader.say("news@localhost")
+    reader.say("news-subscribe@localhost")
+    reader.expect("Please confirm").respond()
+    reader.say("news-unsubscribe@localhost")
+    reader.expect("Please confirm").respond()
+    reader.read_all()
+
+    reader.say("news@localhost")
+
+    reader.expect("You are not on The News")
+
+
 def test_stranger_is_not_told_to_subscribe_to_a_closed_list(reader, news):
     MailingList.objects.update(is_open=False)
 
