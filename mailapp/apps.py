@@ -1,6 +1,8 @@
 """The Django app."""
 
-from django.apps import AppConfig
+from typing import Any
+
+from django.apps import AppConfig, apps
 from django.db.models.signals import post_migrate
 
 
@@ -10,6 +12,14 @@ class MailAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from mailapp import checks, registry  # noqa: F401 - to import checks registers them
+        from mailapp import checks  # noqa: F401 - to import checks registers them
 
-        post_migrate.connect(registry.sync, sender=self, dispatch_uid="mailapp.registry")
+        post_migrate.connect(_sync_handlers, sender=self, dispatch_uid="mailapp.registry")
+
+
+def _sync_handlers(**kwargs: Any) -> None:
+    from mailapp import registry
+
+    migrated = kwargs.get("apps", apps)
+    if "queue" in migrated.all_models["mailapp"]:  # not after `migrate mailapp zero`
+        registry.sync()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
 from django.apps import apps
 from django.db import transaction
@@ -49,7 +48,7 @@ def _module_names() -> Iterator[str]:
             yield module.name
 
 
-def sync(**kwargs: Any) -> None:
+def sync() -> None:
     """Make the queues and a Handler row for each new module; mark modules that are gone."""
     found = handler_modules()
     with transaction.atomic():

@@ -233,12 +233,13 @@ class Router:
         self.handlers = tuple(handlers)
         self.hosts = frozenset(hosts)
         known = {"host": "|".join(re.escape(host) for host in hosts), **(defaults or {})}
-        self._patterns = [
+        patterns = [
             (handler, state, compile_route(route, state, known))
-            for handler in self.handlers
+            for handler in (*handlers, *disabled)  # these may be switched on at any time
             for state in handler.states.values()
             for route in state.routes
         ]
+        self._patterns = [pattern for pattern in patterns if pattern[0] not in disabled]
         self._known = {handler.name: handler for handler in (*handlers, *disabled)}
         self.matches = lru_cache(maxsize=4096)(self._matches)
 

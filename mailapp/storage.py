@@ -25,12 +25,24 @@ class DurableFileSystemStorage(FileSystemStorage):
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
+            name = self._reserve(name)
+            path = Path(self.path(name))
             Path(temporary).rename(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
         _sync_folders(path.parent, Path(self.location))
         return name
+
+    def _reserve(self, name: str) -> str:
+        """Return a name like `name` that is ours alone, even where others ask for it just now."""
+        while True:
+            try:
+                Path(self.path(name)).touch(mode=0o600, exist_ok=False)
+            except FileExistsError:
+                name = self.get_available_name(name)
+            else:
+                return name
 
 
 def _sync_folders(folder: Path, top: Path) -> None:

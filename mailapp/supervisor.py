@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from django.db import DatabaseError
+from django.db import Error, connection
 from django.utils import timezone
 
 from mailapp.conf import mail_settings
@@ -136,14 +136,18 @@ class Supervisor:
         self.selector.unregister(line)
         line.close()
         child.running = None
-        code = process.wait()
-        with contextlib.suppress(DatabaseError):
-            ended = Process.objects.filter(
-                host=socket.gethostname()[:255], pid=process.pid, stopped_at=None
-            )
-            # A receiver's successor finds by the row that it has to expect retries.
-            ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now())
+        code = self._wait(child.part, process, mail_settings().DRAIN_SECONDS)
+        _mark_stopped(process.pid)
         return code
+
+    def _wait(self, part: str, process: subprocess.Popen[bytes], seconds: float) -> int:
+        """Return the exit code of a process, which is killed if it does not end in time."""
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            logger.error("%s did not end in time and is killed", part)  # noqa: TRY400
+            process.kill()
+            return process.wait()
 
     def _end_all(self) -> None:
         running = [(child, child.running.process) for child in self.children if child.running]
@@ -151,12 +155,20 @@ class Supervisor:
             process.terminate()
         deadline = time.monotonic() + mail_settings().DRAIN_SECONDS
         for child, process in running:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                logger.error("%s did not end in time and is killed", child.part)  # noqa: TRY400
-                process.kill()
+            self._wait(child.part, process, max(deadline - time.monotonic(), 0.1))
             self._bury(child)
+
+
+def _mark_stopped(pid: int) -> None:
+    """Say in the row of a process that it ended, so that its claims are free at once."""
+    ended = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
+    try:
+        # A receiver's successor finds by the row that it has to expect retries.
+        ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now())
+    except Error as error:
+        logger.warning("Its claims are free only when its heartbeat is old: %s", error)
+    finally:
+        connection.close()  # until the next time it may be cut
 
 
 @contextlib.contextmanager

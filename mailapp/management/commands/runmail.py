@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from mailapp import devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart, MailError
+from mailapp.mime import one_line
 from mailapp.receiver import catcher
 from mailapp.supervisor import Supervisor, supervised
 
@@ -42,22 +43,20 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            if part := options["only"]:
-                with supervised(options["supervisor_fd"]) as on_ready:
-                    _PARTS[part](on_ready)
-            else:
-                self._check_migrated()
-                registry.sync()
-                Supervisor(_wanted(), self._announce).run()
+            self._run(options["only"], options["supervisor_fd"])
         except DidNotStart:
             sys.exit(1)  # the part has said why
         except MailError as error:
             raise CommandError(str(error)) from error
 
-    def _check_migrated(self) -> None:
-        executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            raise CommandError("The database is not up to date: run manage.py migrate first.")
+    def _run(self, part: str | None, supervisor_fd: int | None) -> None:
+        if supervisor_fd is None:
+            _check()
+        if part is None:
+            Supervisor(_wanted(), self._announce).run()
+        else:
+            with supervised(supervisor_fd) as on_ready:
+                _PARTS[part](on_ready)
 
     def _announce(self, ready: Mapping[str, str]) -> None:
         settings, router = mail_settings(), registry.current_router()
@@ -89,6 +88,18 @@ class Command(BaseCommand):
         lines.append("Ctrl-C ends everything.\n")
         self.stdout.write("\n".join(lines))
         self.stdout.flush()
+
+
+def _check() -> None:
+    """Say in one line what would keep every part from starting."""
+    try:
+        executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            raise CommandError("The database is not up to date: run manage.py migrate first.")
+        registry.sync()
+        registry.current_router()  # raises BadRoute
+    except OperationalError as error:
+        raise CommandError(f"The database does not answer: {one_line(str(error))}") from error
 
 
 def _wanted() -> list[str]:
