@@ -345,9 +345,13 @@ class Dialogue(SMTP):
         self.wire.say(replies.START_TLS)
         self.wire.flush()
         self.wire.drop()  # what came in the clear must not count as said under TLS (RFC 3207 5)
-        transport = await self.loop.start_tls(
-            self.wire.transport, self, self.listener.tls, server_side=True
-        )
+        try:
+            transport = await self.loop.start_tls(
+                self.wire.transport, self, self.listener.tls, server_side=True
+            )
+        except OSError as error:  # also what ssl raises
+            logger.info("TLS with %s failed: %r", self.peer, error)
+            raise HungUp from error
         if transport is None:
             raise HungUp
         self.wire.transport = transport

@@ -72,7 +72,7 @@ def test_tls_from_the_first_byte(context: ssl.SSLContext) -> None:
     assert shelf.mails[0].protocol == "ESMTPS"
 
 
-def test_tls_before_1_2_is_refused(context: ssl.SSLContext) -> None:
+def test_tls_before_1_2_is_refused() -> None:
     assert server_context(CERTIFICATE, "").minimum_version == ssl.TLSVersion.TLSv1_2
 
 
@@ -85,7 +85,7 @@ def test_a_tls_hello_on_the_plain_port_is_told_so() -> None:
         assert client.read_replies() == [replies.NOT_SMTP]
 
 
-def test_a_failed_handshake_ends_only_its_own_session(context: ssl.SSLContext) -> None:
+def test_a_failed_handshake_ends_only_its_own_session(caplog: pytest.LogCaptureFixture) -> None:
     with receiving(tls=server_context(CERTIFICATE, "")) as receiver:
         with receiver.greeted() as client:
             client.ask(b"STARTTLS")
@@ -95,6 +95,7 @@ def test_a_failed_handshake_ends_only_its_own_session(context: ssl.SSLContext) -
 
         with receiver.greeted() as client:
             assert deliver(client).startswith(b"250")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 # LMTP
@@ -136,6 +137,18 @@ def test_a_place_that_is_taken_is_named(kind: str, tmp_path: Path) -> None:
 
         with pytest.raises(PortTaken, match=re.escape(taken)):
             asyncio.run(_open(receiver.listener, taken))
+
+
+def test_receivers_share_a_port() -> None:
+    settings = our_settings(RECEIVER_PROCESSES=2)
+    with (
+        receiving(settings=settings) as first,
+        receiving(settings=settings, place=f"127.0.0.1:{first.port}"),
+    ):
+        answered = set()
+        while len(answered) < 2:  # the kernel chooses by the client's port
+            with first.greeted():
+                answered.add(len(first.listener.sessions))
 
 
 async def _open(listener: Listener, place: str) -> None:
