@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -16,6 +17,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart, MailError
 from mailapp.mime import one_line
 from mailapp.receiver import catcher
+from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
 
 _PARTS: dict[str, Callable[[Callable[[str], None]], None]] = {
@@ -55,39 +57,42 @@ class Command(BaseCommand):
         if part is None:
             Supervisor(_wanted(), self._announce).run()
         else:
+            if part != "web":
+                settings.DEBUG = False  # Django would keep every query of a process without end
             with supervised(supervisor_fd) as on_ready:
                 _PARTS[part](on_ready)
 
     def _announce(self, ready: Mapping[str, str]) -> None:
-        settings, router = mail_settings(), registry.current_router()
-        lines = [
-            "",
-            f"Receiver  {ready['receiver']}, for mail to {', '.join(settings.HOSTS)}",
-            f"Relay     sends to {settings.RELAY}",
-        ]
-        if catches := ready.get("catcher"):
-            lines.append(f"Catcher   {catches}, keeps mail in {settings.CATCHER_QUEUE}")
-        if web := ready.get("web"):
-            lines.append(f"Admin     http://{web}/admin/")
-        lines.append("Handlers  that are on, and their routes:")
-        for handler in router.handlers:
-            lines.append(f"  {handler.name}")
-            lines += [
-                f"    {state.name:<14} {route.pattern}"
-                for state in handler.states.values()
-                for route in state.routes
-            ]
-        for handler in router.handlers:
-            if handler.example:
-                lines += [
-                    "Next, in a second terminal:",
-                    f"  {sys.executable} manage.py sendtest --to {handler.example}"
-                    " --from you@example.com",
-                ]
-                break
-        lines.append("Ctrl-C ends everything.\n")
-        self.stdout.write("\n".join(lines))
+        self.stdout.write("\n".join(["", *_banner(ready), ""]))
         self.stdout.flush()
+
+
+def _banner(ready: Mapping[str, str]) -> Iterator[str]:
+    """Say where each part is, which routes are on, and what to type next."""
+    conf, handlers = mail_settings(), registry.current_router().handlers
+    yield f"Receiver  {ready['receiver']}, for mail to {', '.join(conf.HOSTS)}"
+    yield f"Relay     sends to {conf.RELAY}"
+    if catcher_at := ready.get("catcher"):
+        yield f"Catcher   {catcher_at}, keeps mail in {conf.CATCHER_QUEUE}"
+    if web_at := ready.get("web"):
+        yield f"Admin     http://{web_at}/admin/"
+    yield "Handlers  that are on, and who takes which recipients:"
+    for handler in handlers:
+        yield f"  {handler.name}"
+        for pattern, states in _states_by_pattern(handler).items():
+            yield f"    {pattern:<36} {', '.join(states)}"
+    if example := next((handler.example for handler in handlers if handler.example), ""):
+        yield "Next, in a second terminal:"
+        yield f"  {sys.executable} manage.py sendtest --to {example} --from you@example.com"
+    yield "Ctrl-C ends everything."
+
+
+def _states_by_pattern(handler: HandlerModule) -> dict[str, list[str]]:
+    patterns: dict[str, list[str]] = {}
+    for state in handler.states.values():
+        for each in state.routes:
+            patterns.setdefault(each.pattern, []).append(state.name)
+    return patterns
 
 
 def _check() -> None:
@@ -103,11 +108,11 @@ def _check() -> None:
 
 
 def _wanted() -> list[str]:
-    settings = mail_settings()
+    conf = mail_settings()
     return [
-        *(["catcher"] if settings.CATCHER else []),
+        *(["catcher"] if conf.CATCHER else []),
         "relay",
-        *(["worker"] * settings.WORKERS),
-        *(["receiver"] * settings.RECEIVER_PROCESSES),
-        *(["web"] if settings.WEB else []),
+        *(["worker"] * conf.WORKERS),
+        *(["receiver"] * conf.RECEIVER_PROCESSES),
+        *(["web"] if conf.WEB else []),
     ]
