@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, Self
 
-from django.db import IntegrityError, connections, models, transaction
+from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
@@ -146,17 +146,23 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
         Raise ClaimLost, and change nothing, if any of them is no longer ours.
         """
-        try:
-            with transaction.atomic(using=self.db):
-                self._settle(outcomes)
-        except IntegrityError as error:  # whoever released the claim wrote the Attempt
-            raise ClaimLost(f"some of {len(outcomes)} deliveries") from error
+        with transaction.atomic(using=self.db):
+            self._lock_claims(outcomes)
+            self._settle(outcomes)
+
+    def _lock_claims(self, claimed: Iterable[Delivery]) -> None:
+        # Before the attempts: whoever releases a claim locks its row first, too.
+        claims = {delivery.id: delivery.claim for delivery in claimed}
+        rows = self.filter(id__in=claims).order_by("id").select_for_update(no_key=True)
+        lost = claims.items() - rows.values_list("id", "claim")
+        if lost:
+            raise ClaimLost(f"{len(lost)} of {len(claims)} deliveries")
 
     def _settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         now = timezone.now()
         groups: dict[tuple[Any, ...], list[int]] = {}
         for delivery, outcome in outcomes.items():
-            alike = (delivery.claim, *sorted(outcome.columns(now).items(), key=itemgetter(0)))
+            alike = tuple(sorted(outcome.columns(now).items(), key=itemgetter(0)))
             groups.setdefault(alike, []).append(delivery.id)
         insert(Attempt, _ATTEMPT_COLUMNS, self.db).rows(
             [
@@ -166,16 +172,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         )
         # Each has a reply of its own, and a statement for each would take longer than the rest.
         attempt = Attempt.objects.filter(delivery=OuterRef("id"), number=OuterRef("attempts"))
-        for (claim, *columns), ids in groups.items():
-            changed = self.filter(id__in=ids, claim=claim).update(
+        for columns, ids in groups.items():
+            self.filter(id__in=ids).update(
                 claim=None,
                 claimed_by=None,
                 claimed_at=None,
                 reply=Subquery(attempt.values("reply")),
                 **dict(columns),
             )
-            if changed != len(ids):
-                raise ClaimLost(f"{len(ids) - changed} of {len(ids)} deliveries")
 
     def give_back(self, claimed: Sequence[Delivery]) -> int:
         """Queue again what was claimed but never tried; the attempt does not count."""

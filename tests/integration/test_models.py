@@ -32,6 +32,7 @@ from mailapp.models import (
     Transition,
 )
 from mailapp.models.delivery import Outcome
+from tests.waiting import DEADLINE, wait_until
 
 Status = Delivery.Status
 
@@ -637,6 +638,34 @@ class TestLocks:
             )
 
         assert Delivery.objects.count() == 1
+
+    def test_who_settles_waits_for_who_releases_and_not_the_other_way(
+        self, delivery, claim, worker, together
+    ):
+        delivery()
+        [claimed] = claim()
+        worker.stop()
+        locked = threading.Event()
+
+        def settle() -> None:
+            locked.wait(DEADLINE)
+            with pytest.raises(ClaimLost):
+                Delivery.objects.settle({claimed: Outcome(status=Status.DONE)})
+
+        def release() -> int:
+            with transaction.atomic():
+                list(Delivery.objects.select_for_update(no_key=True))
+                locked.set()
+                wait_until(self.somebody_waits)
+                return Delivery.objects.release_dead()
+
+        assert together(settle, release) == [None, 1]
+
+    @staticmethod
+    def somebody_waits() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            return cursor.fetchone()[0] > 0
 
     def store_without_waiting(self) -> None:
         mail = NewMail(raw=b"\r\n", sender="", recipients=["you@example.com"])
