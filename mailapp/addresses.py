@@ -53,7 +53,8 @@ def take_path(text: str) -> tuple[str, str]:
     """Read the path that `text` begins with; return its address and what follows it.
 
     The domain comes back in lower case, as A-labels; a source route is dropped, as RFC 5321
-    appendix C asks; `<>` is "", and a local part alone keeps no `@`. Raise BadAddress otherwise.
+    appendix C asks; `<>` is "", and only `<postmaster>` needs no domain. Raise BadAddress
+    otherwise.
 
     >>> take_path("<Ann@Example.COM> SIZE=100")
     ('Ann@example.com', ' SIZE=100')
@@ -81,6 +82,8 @@ def _take_unusual_path(text: str) -> tuple[str, str, int]:
         domain = _literal(domain)
     elif domain:
         domain = a_labels(domain)
+    elif fold(local) != "postmaster":  # RFC 5321 4.1.1.3
+        raise BadAddress
     return local, domain, path.end()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import mailbox
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 from mailapp.conf import MailSettings, mail_settings
@@ -44,6 +45,7 @@ class MaildirDestination:
     """Writes each mail to a Maildir, with its envelope in trace fields on top."""
 
     def __init__(self, path: str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._maildir = mailbox.Maildir(path, create=True)
 
     def closed(self) -> bytes | None:

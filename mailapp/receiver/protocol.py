@@ -156,9 +156,9 @@ class Dialogue(SMTP):
             raise Refused(replies.UNKNOWN_COMMAND)
 
     def _refuse(self, reply: bytes) -> None:
-        """Say no, and count it; raise Farewell when that was one error too many."""
+        """Say no, and count it where the client is to blame; raise Farewell when it is too much."""
         logger.info("Refused %s (%r): %r", self.peer, self.helo, reply)
-        self.errors += 1
+        self.errors += reply.startswith(b"5")
         if self.errors > self.settings.MAX_ERRORS:
             raise Farewell(replies.TOO_MANY_ERRORS)
         self.wire.say(reply)

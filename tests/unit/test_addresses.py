@@ -47,6 +47,8 @@ def test_legal_paths_are_read(text: str, address: str) -> None:
         "user@example.com",
         "<user@example.com",
         "<user@example.com@client.test>",
+        "<user>",
+        '<"user@example.com">',
         "<user@>",
         "<@example.com>",
         "<user@.example.com>",

@@ -1,0 +1,91 @@
+"""A database that is away and a disk that is full are told to the client, and mended alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from django.db import OperationalError
+
+from mailapp.receiver import replies
+from mailapp.receiver.health import Health
+from mailapp.receiver.store import GroupCommit, HandlersDestination, Recipients
+from tests.integration.receiving import Receiver, deliver, our_settings, receiving, router
+from tests.waiting import wait_until
+
+
+class _Database:
+    """A database that can be taken away."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def ask(self) -> None:
+        if self.away:
+            raise OperationalError("connection refused\nERROR a forged line")
+
+
+@pytest.fixture
+def database() -> _Database:
+    return _Database()
+
+
+@pytest.fixture
+def receiver(database: _Database) -> Iterator[Receiver]:
+    settings = our_settings(DATABASE_AWAY_SECONDS=0.2)
+
+    @asynccontextmanager
+    async def destination() -> AsyncIterator[HandlersDestination]:
+        commits = GroupCommit(lambda mails: [1 for _ in mails], lambda key: None)
+        commits.start()
+        with ThreadPoolExecutor(1) as thread:
+            health = Health([Path.cwd()], database.ask, thread)
+            look_after = asyncio.create_task(health.look_after())
+            yield HandlersDestination(settings, Recipients(router), commits, health)
+            look_after.cancel()
+            await asyncio.to_thread(commits.stop)
+
+    with receiving(destination(), settings=settings) as receiver:
+        yield receiver
+
+
+def test_an_absent_database_puts_mail_off_and_comes_back_by_itself(
+    receiver: Receiver, database: _Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiver.greeted() as client:
+        assert deliver(client).startswith(b"250")
+
+        database.away = True
+        wait_until(lambda: deliver(client) == replies.DATABASE_AWAY)
+        database.away = False
+        wait_until(lambda: deliver(client).startswith(b"250"))
+
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_a_database_that_is_away_for_long_closes_the_door(
+    receiver: Receiver, database: _Database
+) -> None:
+    database.away = True
+    wait_until(lambda: _greeting(receiver) == replies.DATABASE_AWAY_LONG)
+
+    database.away = False
+    wait_until(lambda: _greeting(receiver).startswith(b"220"))
+
+
+def _greeting(receiver: Receiver) -> bytes:
+    with receiver.connect() as client:
+        return client.read_reply()
+
+
+def test_a_disk_that_is_nearly_full_puts_mail_off(receiver: Receiver) -> None:
+    destination = receiver.listener.destination
+    assert isinstance(destination, HandlersDestination)
+    destination._settings = our_settings(MIN_FREE_SPACE=10**18)
+
+    with receiver.greeted() as client:
+        assert client.ask(b"MAIL FROM:<>") == replies.DISK_LOW
