@@ -187,12 +187,19 @@ def supervised(fd: int | None) -> Iterator[Callable[[str], None]]:
     if fd is None:
         yield lambda said: None
         return
+    ended = threading.Event()
     with socket.socket(fileno=fd) as line:
-        threading.Thread(target=_end_with, args=(line,), daemon=True).start()
-        yield lambda said: line.sendall(said.encode() + b"\n")
+        threading.Thread(target=_end_with, args=(line, ended), daemon=True).start()
+        try:
+            yield lambda said: line.sendall(said.encode() + b"\n")
+        finally:
+            ended.set()
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
 
-def _end_with(line: socket.socket) -> None:
+def _end_with(line: socket.socket, ended: threading.Event) -> None:
     with contextlib.suppress(OSError):
         line.recv(1)
+    if not ended.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
