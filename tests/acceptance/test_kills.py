@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PARTS = ("receiver", "worker", "relay")
 CLIENTS = 10
-MAILS = 500  #: in a round, in which each part is killed once
+MAILS = 500  #: in the middle of which each part is killed once
 IN_FLIGHT = 200  #: what the relay has in hand at most
 
 RAW = """\
@@ -38,62 +38,103 @@ Message-ID: <{name}>\r
 
 
 class Kills:
-    """Ends parts without a warning, at moments that a seed decides, and counts how often."""
+    """Ends each part without a warning, again and again, at moments that a seed decides.
 
-    def __init__(self, project: Project, seed: int) -> None:
-        self.counts: Counter[str] = Counter()
+    A moment is a number of mails, as somebody on their way counts them: who counts has just
+    had them from the part before, and the part behind has not.
+    """
+
+    def __init__(self, project: Project, ledger: Ledger, seed: int = 0) -> None:
         self._project = project
+        self._ledger = ledger
         self._chance = random.Random(seed)
+        self._victims: list[Process] = []
 
-    def round(self) -> Iterator[tuple[int, str]]:
-        """Yield each part, and after how many mails of the round it is to be killed."""
-        moments = self._chance.sample(range(1, MAILS - CLIENTS), len(PARTS))
-        yield from zip(sorted(moments), self._chance.sample(PARTS, len(PARTS)), strict=True)
+    def run(self, times: int) -> None:
+        """Kill each part once in the middle of each 500 mails."""
+        waiting = {part: self._moments(part, times) for part in PARTS}
+        while any(waiting.values()):
+            part = wait_until(lambda: _due(waiting))
+            waiting[part].pop(0)
+            self.kill(part)
+
+    def _moments(self, part: str, times: int) -> list[Moment]:
+        counts = {
+            "receiver": [self._accepted],
+            "worker": [self._accepted, self._worked],
+            "relay": [self._worked, self._caught],
+        }
+        return [
+            Moment(
+                self._chance.choice(counts[part]),
+                turn * MAILS + self._chance.randrange(1, MAILS - CLIENTS),
+            )
+            for turn in range(times)
+        ]
 
     def kill(self, part: str) -> None:
-        """Kill one process of that part; return when the supervisor has noticed."""
-        victim = self._chance.choice(wait_until(lambda: running(self._project, part)))
+        """Kill one process of that part, as soon as there is one."""
+        victim = self._chance.choice(wait_until(lambda: self._running(part)))
         os.kill(victim.pid, signal.SIGKILL)
-        self.counts[part] += 1
-        wait_until(lambda: victim not in running(self._project, part))
+        self._victims.append(victim)
+
+    def _running(self, part: str) -> list[Process]:
+        from mailapp.models import Process
+
+        rows = self._project.query(Process).filter(kind=part, stopped_at=None).order_by("pk")
+        return [row for row in rows if row not in self._victims]
+
+    def _accepted(self) -> int:
+        return len(self._ledger.accepted)
+
+    def _worked(self) -> int:
+        from mailapp.models import Transition
+
+        return self._project.query(Transition).count()
+
+    def _caught(self) -> int:
+        with os.scandir(self._project.caught / "new") as mails:
+            return sum(1 for _ in mails)
 
 
-def running(project: Project, part: str) -> list[Process]:
-    """The processes of a part that have not stopped, as far as the database knows."""
-    from mailapp.models import Process
+class Moment(NamedTuple):
+    """When somebody has counted so many mails."""
 
-    return list(project.query(Process).filter(kind=part, stopped_at=None).order_by("pk"))
+    count: Callable[[], int]
+    number: int
+
+    def has_come(self) -> bool:
+        return self.count() >= self.number
 
 
-def letters(client: int, turn: int) -> Iterator[Letter]:
-    """What one client sends in a round. Every tenth mail is too large for the database."""
+def _due(waiting: dict[str, list[Moment]]) -> str | None:
+    due = (part for part, moments in waiting.items() if moments and moments[0].has_come())
+    return next(due, None)
+
+
+def letters(client: int, count: int) -> Iterator[Letter]:
+    """What one client sends. Every tenth mail is too large for the database."""
     sender = f"reader-{client}@client.test"
-    for number in range(MAILS // CLIENTS):
-        name = f"{turn}.{number}.{sender}"
+    for number in range(count):
+        name = f"{number}.{sender}"
         text = "Some text.\r\n" * (2000 if number % 10 == 9 else 1)
         raw = RAW.format(sender=sender, name=name, text=text).encode()
         yield Letter(name, sender, ["mail-count@localhost"], raw)
 
 
-def send_while_killing(project: Project, rounds: int, kills: Kills) -> Ledger:
-    """Let clients send round after round, and kill each part in each; return what they noted."""
+def send_while_killing(project: Project, times: int, seed: int) -> Ledger:
+    """Let clients send 500 mails for each time that each part is killed; return their ledger."""
     ledger = Ledger()
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
-        clients = [
-            stack.enter_context(contextlib.closing(Client(project.receiver, ledger)))
-            for _ in range(CLIENTS)
-        ]
-        for turn in range(rounds):
-            sending = [
-                pool.submit(client.send_all, letters(number, turn))
-                for number, client in enumerate(clients)
-            ]
-            for moment, part in kills.round():
-                ledger.wait_for(turn * MAILS + moment)
-                kills.kill(part)
-            for each in sending:
-                each.result()
+
+    def send_share(number: int) -> None:
+        with contextlib.closing(Client(project.receiver, ledger)) as client:
+            client.send_all(letters(number, times * MAILS // CLIENTS))
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        sending = [pool.submit(send_share, number) for number in range(CLIENTS)]
+        Kills(project, ledger, seed).run(times)
+        for each in sending:
+            each.result()
     return ledger
 
 
@@ -107,26 +148,26 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> int:
+def times(request: pytest.FixtureRequest) -> int:
+    """How often each part is killed."""
     return max(request.config.getoption("kills") // len(PARTS), 1)
 
 
 def test_what_was_answered_250_is_worked_exactly_once_and_sent_whatever_is_killed(
-    project: Callable[..., Project], rounds: int, seed: int
+    project: Callable[..., Project], times: int, seed: int
 ) -> None:
     running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
     program = running.start("runmail", until="Ctrl-C ends everything.")
-    kills = Kills(running, seed)
 
-    ledger = send_while_killing(running, rounds, kills)
-    finish(running, rounds)
+    ledger = send_while_killing(running, times, seed)
+    finish(running, times)
 
     assert program.process.poll() is None
-    assert len(ledger.accepted) == rounds * MAILS
+    assert len(ledger.accepted) == times * MAILS
     assert_each_mail_is_stored_once(running, set(ledger.accepted))
     assert_each_delivery_is_done_once(running)
     assert_conversations_agree_with_their_history(running)
-    assert_each_answer_is_sent(running, kills.counts["relay"])
+    assert_each_answer_is_sent(running, kills=times)
 
 
 def test_retry_of_a_mail_that_a_killed_receiver_had_stored_is_not_stored_again(
@@ -134,8 +175,9 @@ def test_retry_of_a_mail_that_a_killed_receiver_had_stored_is_not_stored_again(
 ) -> None:
     running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
     running.start("runmail", until="Ctrl-C ends everything.")
-    kills, ledger = Kills(running, seed=0), Ledger()
-    letter = next(letters(client=0, turn=0))
+    ledger = Ledger()
+    kills = Kills(running, ledger)
+    letter = next(letters(client=0, count=1))
 
     for _ in range(2):  # the client cannot know, so it sends again what was stored
         with contextlib.closing(Client(running.receiver, ledger)) as client:
@@ -143,18 +185,18 @@ def test_retry_of_a_mail_that_a_killed_receiver_had_stored_is_not_stored_again(
             kills.kill("receiver")
     with contextlib.closing(Client(running.receiver, ledger)) as client:
         client.send(letter)
-    finish(running, rounds=1)
+    finish(running, times=1)
 
     assert_each_mail_is_stored_once(running, {letter.name})
     assert_each_delivery_is_done_once(running)
 
 
-def finish(project: Project, rounds: int) -> None:
+def finish(project: Project, times: int) -> None:
     """Return when nothing is due or in hand; the time that it may take grows with the work."""
     from mailapp.models import Delivery
 
     unfinished = project.query(Delivery).filter(status__in=["queued", "claimed"])
-    wait_until(lambda: not unfinished.exists(), seconds=30 + 10 * rounds)
+    wait_until(lambda: not unfinished.exists(), seconds=30 + 10 * times)
 
 
 def assert_each_mail_is_stored_once(project: Project, sent: set[str]) -> None:
