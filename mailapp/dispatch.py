@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,12 +35,41 @@ class Move:
     duration: float = 0  #: seconds that the state function ran
 
 
+class Conversations:
+    """Conversations as a transaction sees them: those of the people in a batch in one query.
+
+    A run that fails may have changed what it was given; then its person's are forgotten.
+    """
+
+    def __init__(self, people: Iterable[str] = ()) -> None:
+        self._people = set(people)
+        rows = Conversation.objects.filter(person__in=self._people, key="")
+        self._found = {(row.handler_id, row.person): row for row in rows}
+
+    def find(self, handler: HandlerModule, request: MailRequest) -> Conversation:
+        """The person's conversation with this handler; a new one, in START, has no row yet."""
+        if request.identity is None:
+            raise NotHandled("the null sender has no conversation")
+        person = request.identity.person
+        key = handler.state_key(handler.name, request) if handler.state_key else ""
+        new = Conversation(handler_id=handler.row, person=person, key=key)
+        if person in self._people and not key:
+            return self._found.setdefault((handler.row, person), new)
+        rows = Conversation.objects.filter(handler=handler.row, person=person, key=key)
+        return rows.first() or new
+
+    def forget(self, person: str) -> None:
+        """Look up this person's conversations anew from now on."""
+        self._people.discard(person)
+
+
 @dataclass
 class Plan:
     """What will run for a delivery, and in which handler's name."""
 
     request: MailRequest
     router: Router
+    conversations: Conversations
     stateless: list[Match] = field(default_factory=list)
     stateful: Match | None = None
     conversation: Conversation | None = None  #: for the function with a state
@@ -68,7 +98,7 @@ class Effects:
     transitions: list[Transition] = field(default_factory=list)  #: of `record`, not saved yet
 
 
-def plan(delivery: Delivery, router: Router) -> Plan:
+def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Plan:
     """Choose the functions for a delivery; raise NotHandled when there is none.
 
     Each matching stateless function; then the first handler, in order, whose state
@@ -76,7 +106,7 @@ def plan(delivery: Delivery, router: Router) -> Plan:
     conversation, so no function with a state.
     """
     request = MailRequest(delivery)
-    chosen = Plan(request, router)
+    chosen = Plan(request, router, conversations)
     conversation: Conversation | None = None
     for match in router.matches(delivery.recipient):
         if match.state.stateless:
@@ -84,22 +114,12 @@ def plan(delivery: Delivery, router: Router) -> Plan:
                 chosen.stateless.append(match)
         elif chosen.stateful is None and not request.is_bounce:
             if conversation is None or conversation.handler_id != match.handler.row:
-                conversation = find_conversation(match.handler, request)
+                conversation = conversations.find(match.handler, request)
             if match.state.name == conversation.state:
                 chosen.stateful, chosen.conversation = match, conversation
     if not chosen.matches:
         raise NotHandled(f"{delivery.recipient} from {request.sender or '<>'}")
     return chosen
-
-
-def find_conversation(handler: HandlerModule, request: MailRequest) -> Conversation:
-    """The person's conversation with this handler; a new one, in START, has no row yet."""
-    identity = request.identity
-    if identity is None:
-        raise NotHandled("the null sender has no conversation")
-    key = handler.state_key(handler.name, request) if handler.state_key else ""
-    where = {"handler_id": handler.row, "person": identity.person, "key": key}
-    return Conversation.objects.filter(**where).first() or Conversation(**where)
 
 
 def perform(plan: Plan) -> Effects:
@@ -131,7 +151,7 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     handler, state = plan.router.state(returned)
     if handler.row == match.handler.row:
         return [to(conversation, state.name)]
-    other = to(find_conversation(handler, plan.request), state.name)
+    other = to(plan.conversations.find(handler, plan.request), state.name)
     return [stays, other] if conversation.data != before else [other]
 
 
@@ -143,7 +163,8 @@ def enter_error(failed: Plan) -> Effects | None:
     match = failed.stateful
     if match is None or ERROR not in match.handler.states or match.state.name == ERROR:
         return None
-    conversation = failed.conversation = find_conversation(match.handler, failed.request)
+    failed.conversations.forget(failed.request.delivery.person)
+    conversation = failed.conversation = failed.conversations.find(match.handler, failed.request)
     move = Move(conversation, conversation.state, ERROR, cause=Transition.Cause.ERROR)
     return Effects(Collected(), [move])
 

@@ -197,6 +197,7 @@ class _Turn:
     def __init__(self, router: Router) -> None:
         self.router = router
         self.tried: list[Delivery] = []
+        self.conversations = dispatch.Conversations()
         self.plan: dispatch.Plan | None = None  #: of the delivery that was tried last
         self.outside: dispatch.Plan | None = None  #: found on the way; runs after the commit
         self.outcomes: dict[Delivery, Outcome] = {}
@@ -206,6 +207,7 @@ class _Turn:
     def work(self, batch: Sequence[Delivery]) -> None:
         """Try deliveries in order until the time is up or one must run outside."""
         end = monotonic() + mail_settings().BATCH_SECONDS
+        self.conversations = dispatch.Conversations(delivery.person for delivery in batch)
         for delivery in batch:
             self._attempt(delivery)
             if self.outside or monotonic() > end:
@@ -218,7 +220,7 @@ class _Turn:
             with transaction.atomic():
                 if _tries(delivery) > _most_tries():
                     raise LostTooOften
-                self.plan = plan = dispatch.plan(delivery, self.router)
+                self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
                 if not (plan.atomic and mail_settings().ATOMIC_HANDLERS):
                     self.outside = plan
                     return
@@ -229,6 +231,7 @@ class _Turn:
         except (Exception, SystemExit) as error:
             if transaction.get_rollback():  # not even the savepoint could be restored
                 raise
+            self.conversations.forget(delivery.person)
             self.fail(delivery, error, self.plan, started_at)
         else:
             self.done(plan, effects, started_at)

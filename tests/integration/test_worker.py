@@ -654,8 +654,36 @@ def test_batch_takes_no_more_queries_for_each_mail_than_its_own(handle, mail, wo
             work()
         counts.append(len(queries))
 
-    # A savepoint and its release, the look for the conversation, and its insert.
-    assert counts[1] - counts[0] == 10 * 4
+    assert counts[1] - counts[0] == 10 * 3  # a savepoint, its release, the conversation's insert
+
+
+def test_one_persons_mails_of_a_batch_see_what_those_before_them_stored(handle, mail, work):
+    seen = []
+
+    def start(message, local):
+        seen.append(dict(message.data))
+        message.data[local] = True
+        if local == "bad":
+            raise LookupError
+        return reading
+
+    def read(message, local):
+        seen.append(dict(message.data))
+        message.data[local] = True
+        if local == "bad":
+            raise LookupError
+
+    reading = state_function(read, "READING")
+    handle(state_function(start), reading)
+    for local in ("bad", "one", "bad", "two", "three"):
+        mail(f"{local}@localhost", sender="reader@client.test")
+
+    work()
+
+    assert seen == [{}, {}, {"one": True}, {"one": True}, {"one": True, "two": True}]
+    conversation = Conversation.objects.get()
+    assert conversation.data == {"one": True, "two": True, "three": True}
+    assert (conversation.state, conversation.version) == ("READING", 3)
 
 
 # Processes that die
