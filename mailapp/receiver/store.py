@@ -14,7 +14,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    transaction,
+)
 
 from mailapp import wakeup
 from mailapp.addresses import fold, split
@@ -120,17 +126,18 @@ class GroupCommit:
 
     def _store_group(self, group: list[_Pending]) -> None:
         try:
+            results: Sequence[int | Exception | None]
             results = self._store([pending.mail for pending in group])
         except Exception as error:
             connection.close_if_unusable_or_obsolete()
-            if len(group) == 1:
-                group[0].result = error
+            # A commit that broke off may have happened, and must not be made a second time.
+            if len(group) > 1 and not isinstance(error, (OperationalError, InterfaceError)):
+                for pending in group:  # one bad mail must not take the others with it
+                    self._store_group([pending])
                 return
-            for pending in group:  # one bad mail must not take the others with it
-                self._store_group([pending])
-        else:
-            for pending, result in zip(group, results, strict=True):
-                pending.result = result
+            results = [error] * len(group)
+        for pending, result in zip(group, results, strict=True):
+            pending.result = result
 
     def _note_late(self, group: list[_Pending]) -> None:
         for pending in group:

@@ -187,6 +187,19 @@ def test_a_mail_that_cannot_be_stored_takes_no_other_with_it() -> None:
     assert Message.objects.count() == 6
 
 
+def test_a_commit_that_broke_off_is_not_made_a_second_time() -> None:
+    groups: list[int] = []
+
+    def store(mails: Sequence[NewMail]) -> list[int | None]:
+        groups.append(len(mails))
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    results = _store_together(store, _mails(20))
+
+    assert all(isinstance(result, OperationalError) for result in results)
+    assert sum(groups) == 20
+
+
 def test_an_error_of_the_database_reaches_the_client_as_a_number(
     transactional_db: None, receiver: Receiver, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
