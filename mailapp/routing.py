@@ -111,6 +111,16 @@ def state_key_generator(function: Function) -> Function:
     return function
 
 
+def accepts(function: Function) -> Function:
+    """Mark `function(**captures) -> bool`: does this recipient, which a route takes, exist?
+
+    It is asked while the sending server waits for the reply to RCPT, so that mail for what is
+    not there is refused and not bounced later. It may query the database; never the network.
+    """
+    function.__dict__["mail_accepts"] = True
+    return function
+
+
 @dataclass(frozen=True, eq=False)
 class State:
     """A state function of a handler module."""
@@ -140,6 +150,7 @@ class HandlerModule:
     name: str
     states: Mapping[str, State]
     state_key: Callable[[str, Any], str] | None = None
+    accepts: Callable[..., bool] | None = None
     description: str = ""
     order: int = 100
     enabled: bool = True
@@ -154,12 +165,14 @@ def read_module(module: ModuleType) -> HandlerModule | None:
     `example` is a recipient with which to try it.
     """
     states: dict[str, State] = {}
-    key = None
+    key = accepts = None
     for thing in vars(module).values():
         if not inspect.isfunction(thing) or not _is_defined_in(module, thing):
             continue
         if "mail_state_key" in thing.__dict__:
             key = thing
+        if "mail_accepts" in thing.__dict__:
+            accepts = thing
         if marks := thing.__dict__.get("mail_marks"):
             states[thing.__name__] = _state(thing, marks)
     if not states:
@@ -168,6 +181,7 @@ def read_module(module: ModuleType) -> HandlerModule | None:
         name=module.__name__,
         states=states,
         state_key=key,
+        accepts=accepts,
         description=(inspect.getdoc(module) or "").strip(),
         order=getattr(module, "default_order", 100),
         enabled=getattr(module, "default_enabled", True),
@@ -234,7 +248,7 @@ class Router:
         self.hosts = frozenset(hosts)
         known = {"host": "|".join(re.escape(host) for host in hosts), **(defaults or {})}
         patterns = [
-            (handler, state, compile_route(route, state, known))
+            (handler, state, compile_route(route, state, known, handler.accepts))
             for handler in (*handlers, *disabled)  # these may be switched on at any time
             for state in handler.states.values()
             for route in state.routes
@@ -245,9 +259,24 @@ class Router:
 
     def takes(self, recipient: str) -> bool:
         """Say whether mail for this address, at one of our hosts, reaches a state function."""
-        return self.is_local(recipient) and any(
-            not match.state.bounces for match in self.matches(recipient)
+        return bool(self._takers(recipient))
+
+    def asks(self, recipient: str) -> bool:
+        """Say whether `accepts` has to ask a handler, which may query the database."""
+        takers = self._takers(recipient)
+        return bool(takers) and all(match.handler.accepts for match in takers)
+
+    def accepts(self, recipient: str) -> bool:
+        """Say whether a handler takes this address and, where it can tell, knows it."""
+        return any(
+            match.handler.accepts is None or match.handler.accepts(**match.captures)
+            for match in self._takers(recipient)
         )
+
+    def _takers(self, recipient: str) -> list[Match]:
+        if not self.is_local(recipient):
+            return []
+        return [match for match in self.matches(recipient) if not match.state.bounces]
 
     def is_local(self, recipient: str) -> bool:
         """Say whether the domain is one that we accept mail for."""
@@ -277,13 +306,21 @@ _CAPTURE = re.compile(r"(?<!\\)\(([A-Za-z_]\w*)\)")
 _LITERAL = re.compile(r"(?:[\w@-](?![*+?{|]))*")
 
 
-def compile_route(route: Route, state: State, defaults: Mapping[str, str]) -> re.Pattern[str]:
+def compile_route(
+    route: Route,
+    state: State,
+    defaults: Mapping[str, str],
+    accepts: Callable[..., bool] | None = None,
+) -> re.Pattern[str]:
     """Turn a route into a regular expression with named groups; raise BadRoute if it is none."""
     try:
         pattern = _compile(route.pattern, {**defaults, **route.captures})
         if unused := set(route.captures) - set(pattern.groupindex):
             raise ValueError(f"it does not use the captures {sorted(unused)}")
-        inspect.signature(state.function).bind(None, **dict.fromkeys(pattern.groupindex))
+        captures = dict.fromkeys(pattern.groupindex)
+        inspect.signature(state.function).bind(None, **captures)
+        if accepts and not state.bounces:
+            inspect.signature(accepts).bind(**captures)
     except (ValueError, TypeError) as error:
         raise BadRoute(f"{state}, @route({route.pattern!r}): {error}") from error
     return pattern

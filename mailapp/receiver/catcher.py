@@ -56,7 +56,7 @@ class MaildirDestination:
         """It always takes mail."""
         return None
 
-    def refusal(self, recipient: str) -> bytes | None:
+    async def refusal(self, recipient: str) -> bytes | None:
         """It takes mail for everybody."""
         return None
 

@@ -33,7 +33,7 @@ class Destination(Protocol):
     def unavailable(self) -> bytes | None:
         """The reply when no mail can be taken just now; None when it can."""
 
-    def refusal(self, recipient: str) -> bytes | None:
+    async def refusal(self, recipient: str) -> bytes | None:
         """The reply that refuses a recipient; None when its mail is wanted."""
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:

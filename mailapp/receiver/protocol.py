@@ -231,7 +231,7 @@ class Dialogue(SMTP):
             recipient = f"{recipient}@{self.settings.HOSTS[0]}"
         if transaction.accepted >= self.settings.MAX_RECIPIENTS:
             raise Refused(replies.TOO_MANY_RECIPIENTS)
-        if refusal := self.listener.destination.refusal(recipient):
+        if refusal := await self.listener.destination.refusal(recipient):
             raise Refused(refusal)
         transaction.add(recipient)
         self.wire.say(replies.RECIPIENT_OK)

@@ -11,7 +11,7 @@ import queue
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import BinaryIO
 
 from django.db import (
@@ -211,12 +211,16 @@ class Recipients:
         """Take the newest router. A query; not in the event loop."""
         self._router = self._newest_router()
 
+    def asks(self, recipient: str) -> bool:
+        """Say whether `refusal` has to ask a handler, which may query the database."""
+        return self._router.asks(recipient)
+
     def refusal(self, recipient: str) -> bytes | None:
         """The reply that refuses a recipient; None when its mail is wanted."""
         local, domain = split(recipient)
         if domain not in self._router.hosts:
             return replies.RELAY_DENIED
-        if fold(local) == "postmaster" or self._router.takes(recipient):
+        if fold(local) == "postmaster" or self._router.accepts(recipient):
             return None
         return replies.NO_SUCH_RECIPIENT
 
@@ -230,11 +234,14 @@ class HandlersDestination:
         recipients: Recipients,
         commits: GroupCommit,
         health: Health,
+        asking: Executor,
     ) -> None:
+        """Handlers are asked for their recipients in the thread of `asking`."""
         self._settings = settings
         self._commits = commits
         self._health = health
-        self.refusal = recipients.refusal
+        self._recipients = recipients
+        self._asking = asking
 
     def closed(self) -> bytes | None:
         """Nobody is let in when the database is away for long."""
@@ -249,6 +256,19 @@ class HandlersDestination:
         if self._health.free_space < self._settings.MIN_FREE_SPACE:
             return replies.DISK_LOW
         return None
+
+    async def refusal(self, recipient: str) -> bytes | None:
+        """Ask the router, and where only a handler can tell, that handler."""
+        if not self._recipients.asks(recipient):
+            return self._recipients.refusal(recipient)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._asking, self._ask, recipient)
+
+    def _ask(self, recipient: str) -> bytes | None:
+        try:
+            return self._recipients.refusal(recipient)
+        finally:
+            connection.close_if_unusable_or_obsolete()
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Commit a mail to the handlers' queue."""
@@ -287,18 +307,22 @@ async def handlers_destination(settings: MailSettings) -> AsyncIterator[Handlers
     loop = asyncio.get_running_loop()
     retries = Retries(settings.RETRY_DAYS)
     commits = GroupCommit(IncomingStore(retries), lambda key: retries.note([key]))
-    with ThreadPoolExecutor(1, thread_name_prefix="health") as thread:
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="health") as thread,
+        ThreadPoolExecutor(1, thread_name_prefix="recipients") as asking,
+    ):
         await loop.run_in_executor(thread, retries.note_after_crash)
         recipients = await loop.run_in_executor(thread, Recipients, _newest_router)
         health = Health(places_of_mail(settings), _looks(recipients, retries), thread)
         look_after = asyncio.create_task(health.look_after())
         commits.start()
         try:
-            yield HandlersDestination(settings, recipients, commits, health)
+            yield HandlersDestination(settings, recipients, commits, health, asking)
         finally:
             look_after.cancel()
             await asyncio.to_thread(commits.stop)
             thread.submit(_close_connection)
+            asking.submit(_close_connection)
 
 
 def _close_connection() -> None:

@@ -20,7 +20,7 @@ FOREIGN = {
     "reader@elsewhere.test": "5.7.1",
     "reader@localhost.elsewhere.test": "5.7.1",
     "reader@[127.0.0.1]": "5.7.1",
-    "reader": "5.7.1",
+    "reader": "5.1.3",
     "@localhost:reader@elsewhere.test": "5.7.1",
     "@localhost,@elsewhere.test:reader@elsewhere.test": "5.7.1",
     "reader%elsewhere.test@localhost": "5.1.1",
@@ -49,6 +49,19 @@ def session(server: Project) -> smtplib.SMTP:
     connected = smtplib.SMTP(receiver.host, receiver.port)
     connected.ehlo("elsewhere.test")
     return connected
+
+
+def test_recipient_that_no_handler_knows_is_refused_in_the_dialogue(project):
+    server = project()
+    server.start("runmail", until="Ctrl-C ends everything.")
+
+    with session(server) as smtp:
+        smtp.mail("stranger@elsewhere.test")
+        unknown, reason = smtp.rcpt("unheard.of@localhost")
+        new, _ = smtp.rcpt("unheard.of-subscribe@localhost")
+
+    assert (unknown, reason[:5]) == (550, b"5.1.1")
+    assert new == 250
 
 
 def test_server_is_no_open_relay(forwarding):

@@ -44,13 +44,16 @@ class Shelf:
 
     def __init__(self) -> None:
         self.mails: list[NewMail] = []
-        self.refusal = Recipients(router).refusal
+        self._recipients = Recipients(router)
 
     def closed(self) -> bytes | None:
         return None
 
     def unavailable(self) -> bytes | None:
         return None
+
+    async def refusal(self, recipient: str) -> bytes | None:
+        return self._recipients.refusal(recipient)
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         if spool is not None:

@@ -125,7 +125,7 @@ def test_answer_refers_to_what_it_answers(reader):
     [
         ("desk@elsewhere.test", "550 5.7.1"),
         ("nobody@localhost", "550 5.1.1"),
-        ("nobody", "550 5.7.1"),
+        ("nobody", "553 5.1.3"),
         ("two@at@signs", "553 5.1.3"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mailapp.errors import BadRoute, NotAState
 from mailapp.routing import (
     Router,
+    accepts,
     bounces,
     non_atomic,
     read_module,
@@ -111,6 +112,38 @@ def test_host_may_be_narrowed_by_a_route(router):
 
     assert news.takes("news@example.net")
     assert not news.takes("news@example.com")
+
+
+def known(list_name: str, host: str) -> bool:
+    return list_name == "news"
+
+
+def test_handler_that_can_tell_is_asked_whether_the_recipient_exists(handler):
+    lists = handler("lists", routed("(list_name)@(host)", list_name="[a-z]+"), accepts(known))
+    router = Router([lists], hosts=HOSTS)
+
+    assert router.asks("news@example.com")
+    assert router.accepts("News@example.com")
+    assert router.takes("olds@example.com")
+    assert not router.accepts("olds@example.com")
+    assert not router.asks("news@elsewhere.test")
+    assert not router.accepts("news@elsewhere.test")
+
+
+def test_nobody_is_asked_for_a_recipient_that_another_handler_takes(handler):
+    lists = handler("lists", routed("(list_name)@(host)", list_name="[a-z]+"), accepts(known))
+    desk = handler("desk", routed("desk@(host)"))
+    router = Router([lists, desk], hosts=HOSTS)
+
+    assert not router.asks("desk@example.com")
+    assert router.accepts("desk@example.com")
+
+
+def test_function_that_tells_must_take_what_the_routes_capture(handler):
+    lists = handler("lists", routed("(name)@(host)", name="[a-z]+"), accepts(known))
+
+    with pytest.raises(BadRoute, match="name"):
+        Router([lists], hosts=HOSTS)
 
 
 def test_recipient_in_a_foreign_domain_is_not_taken_whatever_the_route_says(router):

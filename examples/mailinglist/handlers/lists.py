@@ -17,7 +17,7 @@ from examples.mailinglist.posting import distribute, nuisance
 from mailapp.conf import mail_settings
 from mailapp.errors import SMTPError
 from mailapp.request import MailRequest
-from mailapp.routing import route, route_like, state_key_generator, stateless
+from mailapp.routing import accepts, route, route_like, state_key_generator, stateless
 
 example = f"test.list-subscribe@{mail_settings().HOSTS[0]}"
 
@@ -27,6 +27,17 @@ State = Callable[..., Any]
 @state_key_generator
 def one_conversation_per_list(module_name: str, message: MailRequest) -> str:
     return list_address(message.recipient)
+
+
+@accepts
+def is_known(list_name: str, host: str, wish: str = "post", token: str = "") -> bool:
+    """Have mail refused at once for a list that is not there, unless it may be made."""
+    return may_be_made(wish) or MailingList.objects.filter(name=list_name, host=host).exists()
+
+
+def may_be_made(wish: str) -> bool:
+    """Say whether this wish may make a list that is new."""
+    return list_settings().CREATE_ON_SUBSCRIBE and wish in {"subscribe", "confirm"}
 
 
 def for_people(function: State) -> State:
@@ -148,7 +159,7 @@ def find(list_name: str, host: str, wish: str) -> MailingList:
     mailing_list = MailingList.objects.filter(name=list_name, host=host).first()
     if mailing_list:
         return mailing_list
-    if list_settings().CREATE_ON_SUBSCRIBE and wish in {"subscribe", "confirm"}:
+    if may_be_made(wish):
         return MailingList(name=list_name, host=host)
     raise SMTPError(550, "No such list here", "5.1.1")
 
