@@ -471,7 +471,7 @@ def test_capture_may_not_take_the_place_of_the_message(router):
         ("(a)-(b)-(c)-(d)-(e)@(host)", dict.fromkeys("abcde", ".+")),
         ("list-(name)@(host)", {"name": "(x?[a-z]+)+"}),
         ("list-([a-z]+)+@(host)", {}),
-        ("a-(name)-([a-z]+)+@(host)", {"name": "([0-9]+)+"}),
+        ("(year)-(name)@(host)", {"year": "[0-9]{4}", "name": "([a-z]+)+"}),
     ],
 )
 def test_route_that_backtracks_without_end_is_refused(router, pattern, captures):
