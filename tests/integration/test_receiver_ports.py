@@ -20,6 +20,7 @@ from mailapp.receiver.lmtp import LmtpDialogue
 from mailapp.receiver.server import listening
 from mailapp.receiver.submission import SubmissionDialogue
 from mailapp.receiver.tls import server_context
+from tests.integration.conftest import Certificate
 from tests.integration.receiving import (
     Client,
     Receiver,
@@ -30,12 +31,16 @@ from tests.integration.receiving import (
 )
 from tests.waiting import DEADLINE
 
-CERTIFICATE = str(Path(__file__).with_name("localhost.pem"))
+
+@pytest.fixture
+def context(certificate: Certificate) -> ssl.SSLContext:
+    """Of a client that trusts the receiver."""
+    return ssl.create_default_context(cafile=certificate.authority)
 
 
 @pytest.fixture
-def context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=CERTIFICATE)
+def tls(certificate: Certificate) -> ssl.SSLContext:
+    return server_context(certificate.chain, "")
 
 
 def _under_tls(client: Client, context: ssl.SSLContext) -> Client:
@@ -46,10 +51,10 @@ def _under_tls(client: Client, context: ssl.SSLContext) -> Client:
 # TLS
 
 
-def test_starttls_protects_the_mail(context: ssl.SSLContext) -> None:
+def test_starttls_protects_the_mail(tls: ssl.SSLContext, context: ssl.SSLContext) -> None:
     shelf = Shelf()
     with (
-        receiving(shelf, tls=server_context(CERTIFICATE, "")) as receiver,
+        receiving(shelf, tls=tls) as receiver,
         smtplib.SMTP("localhost", receiver.port, timeout=DEADLINE) as smtp,
     ):
         smtp.starttls(context=context)
@@ -60,10 +65,10 @@ def test_starttls_protects_the_mail(context: ssl.SSLContext) -> None:
     assert shelf.mails[0].size == 300_002
 
 
-def test_tls_from_the_first_byte(context: ssl.SSLContext) -> None:
+def test_tls_from_the_first_byte(tls: ssl.SSLContext, context: ssl.SSLContext) -> None:
     shelf = Shelf()
     with (
-        receiving(shelf, tls=server_context(CERTIFICATE, ""), tls_at_once=True) as receiver,
+        receiving(shelf, tls=tls, tls_at_once=True) as receiver,
         smtplib.SMTP_SSL("localhost", receiver.port, timeout=DEADLINE, context=context) as smtp,
     ):
         assert not smtp.has_extn("starttls")
@@ -72,8 +77,8 @@ def test_tls_from_the_first_byte(context: ssl.SSLContext) -> None:
     assert shelf.mails[0].protocol == "ESMTPS"
 
 
-def test_tls_before_1_2_is_refused() -> None:
-    assert server_context(CERTIFICATE, "").minimum_version == ssl.TLSVersion.TLSv1_2
+def test_tls_before_1_2_is_refused(tls: ssl.SSLContext) -> None:
+    assert tls.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_a_tls_hello_on_the_plain_port_is_told_so() -> None:
@@ -85,8 +90,10 @@ def test_a_tls_hello_on_the_plain_port_is_told_so() -> None:
         assert client.read_replies() == [replies.NOT_SMTP]
 
 
-def test_a_failed_handshake_ends_only_its_own_session(caplog: pytest.LogCaptureFixture) -> None:
-    with receiving(tls=server_context(CERTIFICATE, "")) as receiver:
+def test_a_failed_handshake_ends_only_its_own_session(
+    tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiving(tls=tls) as receiver:
         with receiver.greeted() as client:
             client.ask(b"STARTTLS")
             client.send(b"NOOP\r\n" * 10)
@@ -203,15 +210,13 @@ def test_a_proxy_that_names_no_client_is_not_served() -> None:
 
 
 @pytest.fixture
-def submission(transactional_db: None, context: ssl.SSLContext) -> Iterator[Receiver]:
+def submission(transactional_db: None, tls: ssl.SSLContext) -> Iterator[Receiver]:
     from django.contrib.auth.models import User
 
     User.objects.create_user("anna", password="correct horse")
     User.objects.create_user("gone", password="correct horse", is_active=False)
     settings = our_settings(LOGIN_TRIES_PER_HOUR=4, TRUSTED_NETWORKS=[])
-    with receiving(
-        settings=settings, kind=SubmissionDialogue, tls=server_context(CERTIFICATE, "")
-    ) as receiver:
+    with receiving(settings=settings, kind=SubmissionDialogue, tls=tls) as receiver:
         yield receiver
 
 

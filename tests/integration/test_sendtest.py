@@ -5,7 +5,6 @@ import email.policy
 import io
 import os
 import re
-import shlex
 import socket
 import ssl
 import subprocess
@@ -48,27 +47,10 @@ def server():
         yield server
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A self-signed certificate for localhost and 127.0.0.1, in one file with its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        shlex.split(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-            " -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-            " -keyout key.pem -out certificate.pem"
-        ),
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder
-
-
 @pytest.fixture
 def tls(certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
+    context.load_cert_chain(certificate.chain)
     return context
 
 
@@ -279,7 +261,7 @@ def test_tls_from_the_first_octet(tls):
 
 
 def test_a_trusted_certificate_is_verified(tls, certificate, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", certificate.authority)
     with scripted_server(tls=tls) as server:
         run = send(server, "--starttls", "--tls-verify")
 

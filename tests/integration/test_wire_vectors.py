@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from mailapp.receiver.tls import server_context
+from tests.integration.conftest import Certificate
 from tests.integration.receiving import Client, Receiver, Shelf, our_settings, receiving
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("MAIL_WIRE", ROOT.parent / "shared" / "wire"))
-CERTIFICATE = str(Path(__file__).with_name("localhost.pem"))
 
 Vector = dict[str, Any]
 
@@ -69,9 +69,9 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture(scope="module")
-def shared_receiver(shelf: Shelf) -> Iterator[Receiver]:
+def shared_receiver(shelf: Shelf, certificate: Certificate) -> Iterator[Receiver]:
     settings = our_settings(INLINE_SIZE=500)
-    with receiving(shelf, settings=settings, tls=server_context(CERTIFICATE, "")) as receiver:
+    with receiving(shelf, settings=settings, tls=server_context(certificate.chain, "")) as receiver:
         yield receiver
 
 
@@ -180,7 +180,7 @@ def _send_what_is_taken(client: Client, pieces: list[bytes]) -> None:
 
 @pytest.mark.parametrize("vector", _vectors("starttls"))
 def test_nothing_said_before_tls_counts_within(
-    vector: Vector, receiver: Receiver, shelf: Shelf
+    vector: Vector, receiver: Receiver, shelf: Shelf, certificate: Certificate
 ) -> None:
     with receiver.greeted() as client:
         client.send(_bytes(vector))
@@ -190,7 +190,7 @@ def test_nothing_said_before_tls_counts_within(
             client.half_close()
             assert client.is_closed()
             return
-        context = ssl.create_default_context(cafile=CERTIFICATE)
+        context = ssl.create_default_context(cafile=certificate.authority)
         client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
 
         assert client.ask(b"MAIL FROM:<a@client.test>").startswith(b"503 5.5.1")
