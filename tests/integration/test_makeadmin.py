@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from django.contrib.auth import authenticate, get_user_model
 from django.core.management import call_command
 
 pytestmark = pytest.mark.django_db
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -53,3 +58,16 @@ def test_new_database_gets_the_password_that_is_kept(kept):
     call_command("makeadmin")
 
     assert authenticate(username="admin", password=kept.read_text().strip())
+
+
+def test_new_database_without_tables_is_named_in_one_line(tmp_path):
+    program = subprocess.run(
+        [sys.executable, ROOT / "manage.py", "makeadmin"],
+        capture_output=True,
+        timeout=60,
+        env=os.environ | {"DATABASE_URL": f"sqlite:///{tmp_path}/new", "RUN_DIR": str(tmp_path)},
+    )
+
+    assert program.returncode == 1
+    assert program.stderr.startswith(b"CommandError: The users cannot be read")
+    assert program.stderr.count(b"\n") == 1

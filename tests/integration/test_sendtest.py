@@ -496,14 +496,14 @@ def test_the_summary_counts_what_was_refused_and_lost():
     assert lines[1:] == ["     2 x 550 no", "     1 x The server closed the connection"]
 
 
-def run_program(*arguments, stdin=b""):
+def run_program(*arguments, stdin=b"", **environment):
     return subprocess.run(
         [sys.executable, ROOT / "manage.py", "sendtest", *arguments],
         input=stdin,
         capture_output=True,
         timeout=60,
         cwd=ROOT,
-        env=os.environ | {"PYTHONUTF8": "1"},
+        env=os.environ | {"PYTHONUTF8": "1"} | environment,
     )
 
 
@@ -534,6 +534,13 @@ def test_the_program_never_waits_for_a_password_that_nobody_can_type(server):
 
     assert program.returncode == 1
     assert b"--auth needs --password-file or a terminal" in program.stderr
+
+
+def test_the_program_names_a_wrong_setting_in_one_line():
+    program = run_program("--to=a@localhost", MAIL_RECEIVER="nowhere")
+
+    assert program.returncode == 1
+    assert program.stderr == b"MAIL[\"RECEIVER\"] 'nowhere' is not host:port\n"
 
 
 def test_the_program_exits_with_1_for_wrong_arguments():

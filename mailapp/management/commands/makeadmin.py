@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
 from mailapp.conf import mail_settings
+from mailapp.mime import one_line
 
 NAME = "admin"
 
@@ -23,13 +25,21 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: Any) -> None:
-        users = get_user_model()._default_manager
-        if users.filter(is_superuser=True).exists():
+        if _is_there_one():
             return
         kept = Path(mail_settings().RUN_DIR) / "admin-password"
         password = _kept_password(kept)
-        users.create_superuser(NAME, password=password)
+        get_user_model()._default_manager.create_superuser(NAME, password=password)
         self.stdout.write(f"Made the user {NAME} with the password {password} (kept in {kept})")
+
+
+def _is_there_one() -> bool:
+    try:
+        return get_user_model()._default_manager.filter(is_superuser=True).exists()
+    except DatabaseError as error:
+        raise CommandError(
+            f"The users cannot be read; was manage.py migrate run? ({one_line(str(error))})"
+        ) from error
 
 
 def _kept_password(kept: Path) -> str:

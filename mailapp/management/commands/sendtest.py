@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import (
     BaseCommand,
     CommandError,
@@ -65,6 +66,9 @@ class Command(BaseCommand):
         except CommandError as error:
             self.stderr.write(str(error))
             sys.exit(error.returncode)
+        except ImproperlyConfigured as error:  # MAIL is wrong
+            self.stderr.write(str(error))
+            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)
 
