@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -82,13 +83,24 @@ def _is_recipient_limit(value: int) -> str | None:
     return None if 0 < value <= 1000 else "must be between 1 and 1000"
 
 
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 2.1
+_DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+
+
+def _is_domain(value: str) -> str | None:
+    if _DOMAIN.fullmatch(value):
+        return None
+    return f"{value!r} is not a domain in lower-case ASCII (use its A-label)"
+
+
+def _is_domain_or_empty(value: str) -> str | None:
+    return _is_domain(value) if value else None
+
+
 def _are_hosts(value: list[str]) -> str | None:
     if not value:
         return "needs at least one domain"
-    for host in value:
-        if host != host.lower() or not host.isascii() or "@" in host or not host.strip(". "):
-            return f"{host!r} is not a domain in lower-case ASCII (use its A-label)"
-    return None
+    return next(filter(None, map(_is_domain, value)), None)
 
 
 def _are_networks(value: list[str]) -> str | None:
@@ -108,7 +120,9 @@ class MailSettings:
         ["localhost"], "Domains that mail is accepted for, in lower case.", _are_hosts
     )
     HOSTNAME: str = _setting(
-        "", "Our name in the SMTP banner and in Message-ID; empty: the first of `HOSTS`."
+        "",
+        "Our name in the SMTP banner and in Message-ID; empty: the first of `HOSTS`.",
+        _is_domain_or_empty,
     )
     RECEIVER: str = _setting(
         "127.0.0.1:8823", "Where the receiver listens, as `host:port`.", _is_endpoint
