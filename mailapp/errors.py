@@ -45,12 +45,6 @@ class BadAddress(MailError):
     reply = "553 5.1.3 Malformed address"
 
 
-class RelayDenied(MailError):
-    """The domain is not one that we accept mail for."""
-
-    reply = "550 5.7.1 Relaying denied"
-
-
 class NotHandled(MailError):
     """No enabled handler takes this recipient from this sender."""
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mailapp import errors
-from mailapp.errors import MailError, NotHandled, RelayDenied, SMTPError
+from mailapp.errors import MailError, NotHandled, SMTPError
 
 CLASSES = [
     thing
@@ -32,11 +32,11 @@ def test_detail_is_for_the_operator_alone():
 
 
 def test_reply_may_be_another_for_one_error():
-    error = RelayDenied(reply="450 4.7.1 Not now")
+    error = NotHandled(reply="450 4.7.1 Not now")
 
     assert error.reply == "450 4.7.1 Not now"
     assert not error.permanent
-    assert RelayDenied().permanent
+    assert NotHandled().permanent
 
 
 @pytest.mark.parametrize(
