@@ -19,7 +19,7 @@ ORDER = [
     *["wakeup", "lifecycle", "registry"],
     *["rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
-    *["worker", "receiver", "engines"],
+    *["worker", "receiver"],
     *["handlers"],
     *["dialogue", "devserver", "supervisor", "testing"],
     *["admin", "templatetags", "management", "checks", "apps"],
@@ -28,7 +28,7 @@ ORDER = [
 # What only these may import, since everything else must not know of it.
 ALONE = {
     "aiosmtpd": {"receiver"},
-    "smtplib": {"relay", "dialogue"},
+    "smtplib": {"relay"},
 }
 
 
