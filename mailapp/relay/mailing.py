@@ -1,4 +1,4 @@
-"""What is handed to a sender, and what comes back. Pure."""
+"""What is handed to a sender, and what comes back. No query, no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the relay tries again, and when it gives up. Pure."""
+"""When the relay tries again, and when it gives up. No query, no network."""
 
 from __future__ import annotations
 
