@@ -73,119 +73,9 @@ class Command(BaseCommand):
             sys.exit(130)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        add = parser.add_argument_group("the envelope and the message").add_argument
-        add(
-            "--to",
-            action="append",
-            default=[],
-            metavar="ADDRESS",
-            help="recipient; repeat it or part several with commas",
-        )
-        add(
-            "--from", dest="sender", metavar="ADDRESS", help="sender; '' or '<>' is the null sender"
-        )
-        add(
-            "--subject", default="Test", help="{n} is the number of the mail, here and in addresses"
-        )
-        add("--body", metavar="TEXT", help="text, @FILE, or - for standard input")
-        add(
-            "--attach",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="file to attach; may be repeated",
-        )
-        add(
-            "--header",
-            action="append",
-            default=[],
-            metavar="'NAME: VALUE'",
-            help="header to add or to put in the place of a generated one; may be repeated",
-        )
-        add("--raw", metavar="FILE", help="send these bytes as the message")
-
-        add = parser.add_argument_group("the session").add_argument
-        add(
-            "--server",
-            metavar="HOST:PORT",
-            help="or the path of a Unix socket; default: our receiver",
-        )
-        add("--protocol", choices=[*map(str, Protocol)], default="esmtp", help="default: esmtp")
-        add(
-            "--helo",
-            metavar="NAME",
-            default=socket.gethostname(),
-            help="default: this machine's name",
-        )
-        add(
-            "--starttls",
-            dest="tls",
-            action="store_const",
-            const=Tls.STARTTLS,
-            default=Tls.NONE,
-            help="encrypt after the first EHLO",
-        )
-        add(
-            "--tls",
-            dest="tls",
-            action="store_const",
-            const=Tls.IMPLICIT,
-            help="encrypt from the first octet",
-        )
-        add(
-            "--tls-verify",
-            dest="verify",
-            action="store_true",
-            default=None,
-            help="check the certificate; default, unless the server is this machine",
-        )
-        add("--no-verify", dest="verify", action="store_false", help="take any certificate")
-        add(
-            "--auth",
-            metavar="USER",
-            help="log in; asks for the password",
-        )
-        add("--password-file", metavar="FILE", help="or -; the password is its first line")
-        add(
-            "--auth-mechanism",
-            choices=["PLAIN", "LOGIN"],
-            type=str.upper,
-            default="",
-            help="default: what the server offers",
-        )
-        add(
-            "--quit-after",
-            choices=[*map(str, Stage)],
-            type=str.lower,
-            default="dot",
-            metavar="STAGE",
-            help=f"end the session early: {', '.join(Stage)}",
-        )
-        add(
-            "--timeout",
-            type=_positive(float),
-            default=30.0,
-            metavar="SECONDS",
-            help="for each reply; default: 30",
-        )
-
-        add = parser.add_argument_group("output and repetition").add_argument
-        add("--quiet", action="store_true", help="show only what went wrong")
-        add("--hide-body", action="store_true", help="show only the header of the message")
-        add(
-            "--count",
-            type=_positive(int),
-            default=1,
-            metavar="N",
-            help="send N mails, a session each, and show a summary",
-        )
-        add(
-            "--concurrency",
-            type=_positive(int),
-            default=1,
-            metavar="M",
-            help="so many of them at once",
-        )
+        _add_letter_options(parser.add_argument_group("the envelope and the message").add_argument)
+        _add_session_options(parser.add_argument_group("the session").add_argument)
+        _add_output_options(parser.add_argument_group("output and repetition").add_argument)
 
     def handle(self, **options: Any) -> None:
         plan = read_plan(options)
@@ -242,6 +132,119 @@ class Command(BaseCommand):
             )
         for reason, count in Counter(failure.reason for failure in failures).most_common(10):
             self.stdout.write(f"{count:>6} x {reason}")
+
+
+def _add_letter_options(add: Callable[..., object]) -> None:
+    add(
+        "--to",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="recipient; repeat it or part several with commas",
+    )
+    add("--from", dest="sender", metavar="ADDRESS", help="sender; '' or '<>' is the null sender")
+    add("--subject", default="Test", help="{n} is the number of the mail, here and in addresses")
+    add("--body", metavar="TEXT", help="text, @FILE, or - for standard input")
+    add(
+        "--attach",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file to attach; may be repeated",
+    )
+    add(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="header to add or to put in the place of a generated one; may be repeated",
+    )
+    add("--raw", metavar="FILE", help="send these bytes as the message")
+
+
+def _add_session_options(add: Callable[..., object]) -> None:
+    add(
+        "--server",
+        metavar="HOST:PORT",
+        help="or the path of a Unix socket; default: our receiver",
+    )
+    add("--protocol", choices=[*map(str, Protocol)], default="esmtp", help="default: esmtp")
+    add(
+        "--helo",
+        metavar="NAME",
+        default=socket.gethostname(),
+        help="default: this machine's name",
+    )
+    add(
+        "--starttls",
+        dest="tls",
+        action="store_const",
+        const=Tls.STARTTLS,
+        default=Tls.NONE,
+        help="encrypt after the first EHLO",
+    )
+    add(
+        "--tls",
+        dest="tls",
+        action="store_const",
+        const=Tls.IMPLICIT,
+        help="encrypt from the first octet",
+    )
+    add(
+        "--tls-verify",
+        dest="verify",
+        action="store_true",
+        default=None,
+        help="check the certificate; default, unless the server is this machine",
+    )
+    add("--no-verify", dest="verify", action="store_false", help="take any certificate")
+    add(
+        "--auth",
+        metavar="USER",
+        help="log in; asks for the password",
+    )
+    add("--password-file", metavar="FILE", help="or -; the password is its first line")
+    add(
+        "--auth-mechanism",
+        choices=["PLAIN", "LOGIN"],
+        type=str.upper,
+        default="",
+        help="default: what the server offers",
+    )
+    add(
+        "--quit-after",
+        choices=[*map(str, Stage)],
+        type=str.lower,
+        default="dot",
+        metavar="STAGE",
+        help=f"end the session early: {', '.join(Stage)}",
+    )
+    add(
+        "--timeout",
+        type=_positive(float),
+        default=30.0,
+        metavar="SECONDS",
+        help="for each reply; default: 30",
+    )
+
+
+def _add_output_options(add: Callable[..., object]) -> None:
+    add("--quiet", action="store_true", help="show only what went wrong")
+    add("--hide-body", action="store_true", help="show only the header of the message")
+    add(
+        "--count",
+        type=_positive(int),
+        default=1,
+        metavar="N",
+        help="send N mails, a session each, and show a summary",
+    )
+    add(
+        "--concurrency",
+        type=_positive(int),
+        default=1,
+        metavar="M",
+        help="so many of them at once",
+    )
 
 
 def _positive(number: type[int] | type[float]) -> Callable[[str], float]:
