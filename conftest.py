@@ -18,7 +18,11 @@ pytest_plugins = ["mailapp.testing.plugin"]
 
 _missing = pytest.StashKey[str]()
 
-_OURS = ("DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY", "WEB")  # and every MAIL_*
+# What the settings read, with every MAIL_*.
+_OURS = {
+    *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY"),
+    *("SECURE_HSTS_SECONDS", "SECURE_SSL_REDIRECT", "WEB"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
