@@ -14,6 +14,7 @@ WAYS = {
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
+    """Print how many mails a second are drained, on each server."""
     columns = []
     for server in servers:
         with installation(server) as ours:

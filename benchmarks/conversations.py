@@ -16,6 +16,7 @@ ALONE = Load("one alone", size=4096, recipient="talk@localhost", sessions=1)
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
+    """Print how many conversations a second are held, on each server."""
     with contextlib.ExitStack() as stack:
         holders = {server.name: stack.enter_context(_holder(server)) for server in servers}
         alone = {

@@ -19,6 +19,7 @@ LOADS = [
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
+    """Print how many mails a second are received, on each server and by the peer."""
     rows = []
     for load in LOADS:
         with _addresses(servers) as addresses:

@@ -26,6 +26,7 @@ State = Callable[..., Any]
 
 @state_key_generator
 def one_conversation_per_list(module_name: str, message: MailRequest) -> str:
+    """Tell a person's conversations apart by the list that each is about."""
     return list_address(message.recipient)
 
 
