@@ -89,7 +89,7 @@ class UnsafeHeader(MailError):
 
 
 class NoUpstream(MailError):
-    """No relay is configured or none of them answers."""
+    """The smart host does not answer, or does not let us in."""
 
     reply = "451 4.4.1 Relay not reachable"
 
