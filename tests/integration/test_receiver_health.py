@@ -45,7 +45,7 @@ def receiver(database: _Database) -> Iterator[Receiver]:
         with ThreadPoolExecutor(1) as thread:
             health = Health([Path.cwd()], database.ask, thread)
             look_after = asyncio.create_task(health.look_after())
-            yield HandlersDestination(settings, Recipients(router), commits, health)
+            yield HandlersDestination(settings, Recipients(router), commits, health, thread)
             look_after.cancel()
             await asyncio.to_thread(commits.stop)
 
