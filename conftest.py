@@ -100,6 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _needs_database(item: pytest.Item) -> bool:
     fixtures = {"db", "transactional_db", "project_databases"}
+    if item.get_closest_marker("any_database"):
+        return False
     return bool(item.get_closest_marker("django_db") or fixtures.intersection(item.fixturenames))
 
 

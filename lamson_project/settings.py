@@ -30,7 +30,6 @@ def _secret_key() -> str:
         return key
     if not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DEBUG is off")
-    RUN_DIR.mkdir(parents=True, exist_ok=True)
     kept = RUN_DIR / "secret-key"
     if not kept.exists():
         fresh = RUN_DIR / f"secret-key.{os.getpid()}"
@@ -42,6 +41,7 @@ def _secret_key() -> str:
     return kept.read_text()
 
 
+RUN_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds other people's mail
 DEBUG = _flag("DEBUG", "1")
 SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _list("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if DEBUG else "")
@@ -87,9 +87,11 @@ TEMPLATES = [
 
 
 def _database() -> dict[str, object]:
-    RUN_DIR.mkdir(parents=True, exist_ok=True)
     url = os.environ.get("DATABASE_URL") or f"sqlite:///{RUN_DIR / 'mail.sqlite3'}"
-    database: dict[str, object] = dict(dj_database_url.parse(url))
+    try:
+        database: dict[str, object] = dict(dj_database_url.parse(url))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL: {error}") from error
     if str(database["ENGINE"]).endswith("sqlite3"):
         # Every 250 is a commit that survives a power cut, so FULL; writers queue, so IMMEDIATE.
         database["OPTIONS"] = {

@@ -10,10 +10,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from mailapp import conf
+from mailapp import conf, registry
 from mailapp.conf import Endpoint, MailSettings
+from mailapp.errors import BadRoute
+from mailapp.routing import Router
 
 TAG = "mail"
 
@@ -100,3 +103,16 @@ def check_storage(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
             hint='"mailapp.storage.DurableFileSystemStorage" syncs what it writes.',
             id="mailapp.E007",
         )
+
+
+@register(TAG)
+def check_routes(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that the routes of all handler modules can be used."""
+    try:
+        mail = conf.mail_settings()
+        handlers = registry.handler_modules().values()
+        Router(list(handlers), hosts=mail.HOSTS, defaults=mail.ROUTER_DEFAULTS)
+    except BadRoute as error:
+        yield Error(str(error), id="mailapp.E008")
+    except ImproperlyConfigured:
+        return  # check_mail says what is wrong

@@ -51,25 +51,33 @@ def living(kind: str, queue: str = "") -> Iterator[Life]:
 
     In the main thread, SIGTERM and SIGINT ask it to stop; the body returns when it did.
     """
-    life = Life(Process.objects.start(kind, queue))
-    ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(life, ended), name="heartbeat", daemon=True)
-    heart.start()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, life.stop) for number in _SIGNALS}
+    life = Life(Process.here(kind, queue))
+    with _stopped_by_signals(life):
+        life.process.save(force_insert=True)
+        ended = threading.Event()
+        heart = threading.Thread(target=_beat, args=(life, ended), name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            yield life
+        finally:
+            ended.set()
+            heart.join()
+            with contextlib.suppress(DatabaseError):
+                life.process.stop()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(life: Life) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, life.stop) for number in signals}
     try:
-        yield life
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        ended.set()
-        heart.join()
-        with contextlib.suppress(DatabaseError):
-            life.process.stop()
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _beat(life: Life, ended: threading.Event) -> None:

@@ -257,17 +257,13 @@ class Router:
         self._known = {handler.name: handler for handler in (*handlers, *disabled)}
         self.matches = lru_cache(maxsize=4096)(self._matches)
 
-    def takes(self, recipient: str) -> bool:
-        """Say whether mail for this address, at one of our hosts, reaches a state function."""
-        return bool(self._takers(recipient))
-
     def asks(self, recipient: str) -> bool:
         """Say whether `accepts` has to ask a handler, which may query the database."""
         takers = self._takers(recipient)
         return bool(takers) and all(match.handler.accepts for match in takers)
 
     def accepts(self, recipient: str) -> bool:
-        """Say whether a handler takes this address and, where it can tell, knows it."""
+        """Say whether a handler takes this address and, if it can tell, knows it."""
         return any(
             match.handler.accepts is None or match.handler.accepts(**match.captures)
             for match in self._takers(recipient)

@@ -150,7 +150,12 @@ class Supervisor:
             return process.wait()
 
     def _end_all(self) -> None:
-        running = [(child, child.running.process) for child in self.children if child.running]
+        # The catcher plays the smart host, to which the relay hands what it has begun.
+        self._end([child for child in self.children if child.part != "catcher"])
+        self._end(self.children)
+
+    def _end(self, children: Sequence[Child]) -> None:
+        running = [(child, child.running.process) for child in children if child.running]
         for _, process in running:
             process.terminate()
         deadline = time.monotonic() + mail_settings().DRAIN_SECONDS

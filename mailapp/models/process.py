@@ -24,12 +24,9 @@ class ProcessQuerySet(models.QuerySet["Process"]):
 
     def start(self, kind: str, queue: str = "") -> Process:
         """Register this operating system process."""
-        return self.create(
-            kind=kind,
-            queue=queue,
-            host=socket.gethostname()[:255],
-            pid=os.getpid(),
-        )
+        process = Process.here(kind, queue)
+        process.save(using=self.db, force_insert=True)
+        return process
 
 
 def _oldest_heartbeat() -> datetime:
@@ -61,6 +58,11 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pid} on {self.host}"
+
+    @classmethod
+    def here(cls, kind: str, queue: str = "") -> Process:
+        """This operating system process, not yet registered."""
+        return cls(kind=kind, queue=queue, host=socket.gethostname()[:255], pid=os.getpid())
 
     @property
     def is_alive(self) -> bool:

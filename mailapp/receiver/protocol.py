@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LOGGED_OCTETS = 320
 _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
 _OTHER_PROTOCOLS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"}
 _NOT_IMPLEMENTED = {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN"}
@@ -132,9 +133,9 @@ class Dialogue(SMTP):
             name, argument = _read_command(line, self.COMMAND_OCTETS)
             await self._command(name, argument)
         except Refused as refused:
-            self._refuse(refused.reply)
+            self._refuse(refused.reply, line)
         except BadAddress as error:
-            self._refuse(error.reply.encode())
+            self._refuse(error.reply.encode(), line)
         except (Farewell, HungUp):
             raise
         except Exception:
@@ -155,9 +156,11 @@ class Dialogue(SMTP):
         else:
             raise Refused(replies.UNKNOWN_COMMAND)
 
-    def _refuse(self, reply: bytes) -> None:
+    def _refuse(self, reply: bytes, line: bytes) -> None:
         """Say no, and count it where the client is to blame; raise Farewell when it is too much."""
-        logger.info("Refused %s (%r): %r", self.peer, self.helo, reply)
+        logger.info(
+            "Refused %s (%r): %s, to %s", self.peer, self.helo, reply.decode(), _loggable(line)
+        )
         self.errors += reply.startswith(b"5")
         if self.errors > self.settings.MAX_ERRORS:
             raise Farewell(replies.TOO_MANY_ERRORS)
@@ -299,7 +302,7 @@ class Dialogue(SMTP):
 
     def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
         if not reply.startswith(b"250"):
-            return self._refuse(reply)
+            return self._refuse(reply, b"DATA")
         self.errors = self.junk = 0
         return self.wire.say(reply)
 
@@ -386,6 +389,14 @@ def _after(keyword: str, argument: str) -> str:
 def _peer(transport: asyncio.BaseTransport) -> str:
     name = transport.get_extra_info("peername")
     return name[0] if isinstance(name, tuple) else ""
+
+
+def _loggable(line: bytes) -> str:
+    """What of a command may stand in a log: addresses, but nothing that may be a password."""
+    verb = line[:4].upper()
+    if verb in (b"MAIL", b"RCPT"):
+        return repr(line[:_LOGGED_OCTETS].decode(errors="replace").strip())
+    return verb.decode() if verb == b"DATA" else "a command"
 
 
 def _content_refusal(reader: DataReader) -> bytes | None:

@@ -258,11 +258,11 @@ class HandlersDestination:
         return None
 
     async def refusal(self, recipient: str) -> bytes | None:
-        """Ask the router, and where only a handler can tell, that handler."""
+        """Ask the router, and where only a handler can tell, that handler, for so long."""
         if not self._recipients.asks(recipient):
             return self._recipients.refusal(recipient)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._asking, self._ask, recipient)
+        asked = asyncio.get_running_loop().run_in_executor(self._asking, self._ask, recipient)
+        return await asyncio.wait_for(asked, self._settings.COMMIT_SECONDS)
 
     def _ask(self, recipient: str) -> bytes | None:
         try:

@@ -31,6 +31,7 @@ LISTS = ["queue", "message", "delivery", "conversation", "transition", "handler"
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
     pytest.mark.django_db(transaction=True),
+    pytest.mark.any_database,
 ]
 
 

@@ -82,6 +82,7 @@ def test_signal_ends_all_of_it_in_good_order(running, number):
     assert not project.query(Delivery).filter(status=Status.CLAIMED).exists()
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("part", "place"), [("MAIL_RECEIVER", "receiver"), ("MAIL_CATCHER", "catcher"), ("WEB", "web")]
 )

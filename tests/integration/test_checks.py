@@ -9,7 +9,10 @@ import pytest
 from django.core.checks import run_checks
 from django.db import connection
 
+from mailapp import registry
 from mailapp.checks import TAG
+from mailapp.routing import route
+from tests.modules import make_module
 
 
 @pytest.fixture
@@ -108,3 +111,11 @@ def test_missing_place_for_large_messages_is_an_error(check, settings):
     settings.STORAGES = {name: of for name, of in settings.STORAGES.items() if name != "mail"}
 
     assert check() == ["mailapp.E007"]
+
+
+def test_route_that_cannot_be_used_is_an_error(check, monkeypatch):
+    @route("(name)@(host)")
+    def START(message, **captures): ...
+
+    with registry.instead(make_module(monkeypatch, "broken", START)):
+        assert check() == ["mailapp.E008"]

@@ -108,11 +108,11 @@ def test_router_is_the_same_while_nothing_changes(handle, django_assert_num_quer
 
 def test_router_follows_the_settings(handle, settings):
     handle(first=[state()])
-    assert not registry.current_router(max_age=0).takes("news@example.com")
+    assert not registry.current_router(max_age=0).accepts("news@example.com")
 
     settings.MAIL = {**settings.MAIL, "HOSTS": ["example.com"]}
 
-    assert registry.current_router(max_age=0).takes("news@example.com")
+    assert registry.current_router(max_age=0).accepts("news@example.com")
 
 
 def test_bad_route_is_said_even_of_a_handler_that_is_off(handle):

@@ -78,14 +78,14 @@ def test_capture_without_an_expression_of_its_own_has_the_default(router):
     news = router(routed("(number)@(host)"), defaults={"number": "[0-9]+"})
 
     assert captured(news, "42@example.com")["number"] == "42"
-    assert not news.takes("x@example.com")
+    assert not news.accepts("x@example.com")
 
 
 def test_routes_own_expression_wins_over_the_default(router):
     news = router(routed("(number)@(host)", number="x"), defaults={"number": "[0-9]+"})
 
-    assert news.takes("x@example.com")
-    assert not news.takes("42@example.com")
+    assert news.accepts("x@example.com")
+    assert not news.accepts("42@example.com")
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_routes_own_expression_wins_over_the_default(router):
     ],
 )
 def test_host_is_one_of_ours(router, recipient, taken):
-    assert router(routed("news@(host)")).takes(recipient) is taken
+    assert router(routed("news@(host)")).accepts(recipient) is taken
 
 
 def test_host_may_be_narrowed_by_a_route(router):
     news = router(routed("news@(host)", host=r"example\.net"))
 
-    assert news.takes("news@example.net")
-    assert not news.takes("news@example.com")
+    assert news.accepts("news@example.net")
+    assert not news.accepts("news@example.com")
 
 
 def known(list_name: str, host: str) -> bool:
@@ -124,7 +124,6 @@ def test_handler_that_can_tell_is_asked_whether_the_recipient_exists(handler):
 
     assert router.asks("news@example.com")
     assert router.accepts("News@example.com")
-    assert router.takes("olds@example.com")
     assert not router.accepts("olds@example.com")
     assert not router.asks("news@elsewhere.test")
     assert not router.accepts("news@elsewhere.test")
@@ -147,7 +146,7 @@ def test_function_that_tells_must_take_what_the_routes_capture(handler):
 
 
 def test_recipient_in_a_foreign_domain_is_not_taken_whatever_the_route_says(router):
-    assert not router(routed(".*")).takes("news@elsewhere.test")
+    assert not router(routed(".*")).accepts("news@elsewhere.test")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_letter_beyond_ascii_is_no_ascii_letter_in_another_case(router, recipien
 
 
 def test_parentheses_that_are_escaped_are_no_capture(router):
-    assert router(routed(r"\(host\)@(host)")).takes("(host)@example.com")
+    assert router(routed(r"\(host\)@(host)")).accepts("(host)@example.com")
 
 
 def test_groups_that_capture_nothing_by_name_are_left_alone(router):
@@ -198,7 +197,7 @@ def test_groups_that_capture_nothing_by_name_are_left_alone(router):
 def test_any_recipient_can_be_asked_for(recipient):
     router = router_of(routed("(name)-(rest)@(host)", name=r"\w+", rest=".+"))
 
-    assert router.takes(recipient) in (True, False)
+    assert router.accepts(recipient) in (True, False)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # Python's own, of sets in sets
@@ -308,7 +307,7 @@ def test_function_for_bounces_opens_no_address(router):
 
     news = router(bounced)
 
-    assert not news.takes("news@example.com")
+    assert not news.accepts("news@example.com")
     assert len(news.matches("news@example.com")) == 1
 
 
@@ -388,8 +387,8 @@ def test_state_may_have_decorators_of_its_own_above_or_below_the_route(router):
 
     assert news.state(ABOVE)[1].name == "ABOVE"
     assert news.state(BELOW)[1].name == "BELOW"
-    assert news.takes("above@example.com")
-    assert news.takes("below@example.com")
+    assert news.accepts("above@example.com")
+    assert news.accepts("below@example.com")
 
 
 def test_state_that_a_decorator_has_renamed_is_refused(handler):
@@ -511,7 +510,7 @@ def test_state_of_a_handler_that_is_off_is_still_a_state(handler):
     router = Router([handler("news", START)], hosts=HOSTS, disabled=[off])
 
     assert router.state(PARKED)[0] is off
-    assert not router.takes("parked@example.com")
+    assert not router.accepts("parked@example.com")
 
 
 def test_what_is_no_state_is_refused(router):
