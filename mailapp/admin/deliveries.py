@@ -58,7 +58,7 @@ class StatusFilter(admin.SimpleListFilter):
 
 @admin.register(Delivery)
 class DeliveryAdmin(VerbAdmin):
-    list_display = ["envelope", "status_badge", "outcome", "arrived", "queue_name", "attempts"]
+    list_display = ["envelope", "standing", "outcome", "arrived", "attempts"]
     list_display_links = ["envelope"]
     list_filter = [QueueFilter, StatusFilter]
     list_select_related = ["message"]
@@ -94,9 +94,9 @@ class DeliveryAdmin(VerbAdmin):
     def outcome(self, row: Delivery) -> SafeString:
         return format_html("{} <small>{}</small>", self.mail(row), visible(row.reply))
 
-    @admin.display(description="queue")
-    def queue_name(self, row: Delivery) -> str:
-        return row.queue_id
+    @admin.display(description="status")
+    def standing(self, row: Delivery) -> SafeString:
+        return format_html("{} <small>{}</small>", self.status_badge(row), row.queue_id)
 
     @admin.display(description="recipient")
     def to(self, row: Delivery) -> SafeString:
