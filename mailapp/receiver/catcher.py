@@ -14,7 +14,7 @@ from mailapp.models import NewMail
 
 from . import replies
 from .limits import networks, watched_sessions
-from .listener import Kept, Listener
+from .listener import Kept, Listener, OpenToAll, whole_content
 from .server import event_loop, listening
 
 LOOPBACK = networks(["127.0.0.0/8", "::1/128"])
@@ -41,38 +41,20 @@ async def catch(
             await stopping.wait()
 
 
-class MaildirDestination:
+class MaildirDestination(OpenToAll):
     """Writes each mail to a Maildir, with its envelope in trace fields on top."""
 
     def __init__(self, path: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._maildir = mailbox.Maildir(path, create=True)
 
-    def closed(self) -> bytes | None:
-        """It is always open."""
-        return None
-
-    def unavailable(self) -> bytes | None:
-        """It always takes mail."""
-        return None
-
-    async def refusal(self, recipient: str) -> bytes | None:
-        """It takes mail for everybody."""
-        return None
-
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Write a mail to its own file; it is on disk before it has a name in `new`."""
         await asyncio.to_thread(self._write, mail, spool)
         return Kept(replies.STORED)
 
-    def unheard(self, key: int) -> None:
-        """A mail that comes twice is there twice."""
-
     def _write(self, mail: NewMail, spool: BinaryIO | None) -> None:
-        content = mail.raw
-        if spool is not None:
-            spool.seek(0)
-            content = spool.read()
+        content = whole_content(mail, spool)
         self._maildir.add(_envelope(mail) + content.replace(b"\r\n", b"\n"))
 
 

@@ -46,6 +46,33 @@ class Destination(Protocol):
         """Take note that the client may not have heard the 250 for this mail."""
 
 
+class OpenToAll:
+    """What a destination says that takes all mail for everybody, at any time."""
+
+    def closed(self) -> bytes | None:
+        """It is always open."""
+        return None
+
+    def unavailable(self) -> bytes | None:
+        """It always takes mail."""
+        return None
+
+    async def refusal(self, recipient: str) -> bytes | None:
+        """It takes mail for everybody."""
+        return None
+
+    def unheard(self, key: int) -> None:
+        """A mail that comes twice is there twice."""
+
+
+def whole_content(mail: NewMail, spool: BinaryIO | None) -> bytes:
+    """Return the content of a mail, of which a spool may hold more than the mail itself."""
+    if spool is None:
+        return mail.raw
+    spool.seek(0)
+    return spool.read()
+
+
 @dataclass(eq=False)
 class Listener:
     """One port: what is spoken there, where its mail goes, and who may come."""

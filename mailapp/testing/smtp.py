@@ -24,7 +24,7 @@ from mailapp.models import OUTGOING, Delivery, NewMail, Process
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
 from mailapp.receiver.limits import watched_sessions
-from mailapp.receiver.listener import Kept, Listener
+from mailapp.receiver.listener import Kept, Listener, OpenToAll, whole_content
 from mailapp.receiver.server import event_loop, listening, receive
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen
@@ -94,35 +94,17 @@ class Replies(dialogue.Transcript):
         self.heard.append(dialogue.printable(line))
 
 
-class SmartHost:
+class SmartHost(OpenToAll):
     """The destination that stands for the rest of the world: takes everything, keeps it."""
 
     def __init__(self) -> None:
         self.taken: list[Sent] = []
 
-    def closed(self) -> bytes | None:
-        """It is always open."""
-        return None
-
-    def unavailable(self) -> bytes | None:
-        """It always takes mail."""
-        return None
-
-    async def refusal(self, recipient: str) -> bytes | None:
-        """It takes mail for everybody."""
-        return None
-
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         """Keep a mail, large or small."""
-        raw = mail.raw
-        if spool is not None:
-            spool.seek(0)
-            raw = spool.read()
+        raw = whole_content(mail, spool)
         self.taken += [Sent(mail.sender, recipient, raw) for recipient in mail.recipients]
         return Kept(replies.STORED)
-
-    def unheard(self, key: int) -> None:
-        """A mail that comes twice is there twice."""
 
 
 class Stoppable(Protocol):

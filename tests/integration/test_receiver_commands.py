@@ -101,3 +101,22 @@ def test_no_line_of_the_log_can_be_forged(
     assert len(written) == 2
     assert all(line.isprintable() for line in written)
     assert not any("all is lost" in line for line in written)
+
+
+def test_log_of_refusals_names_addresses_but_nothing_that_may_be_a_password(
+    shared: tuple[Receiver, Shelf], caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver, _ = shared
+    caplog.set_level(logging.DEBUG, "mailapp")
+
+    with receiver.greeted() as client:
+        client.ask(b"MAIL FROM:<writer@client.test>")
+        client.ask(b"RCPT TO:<reader@elsewhere.test>")
+        client.ask(b"AUTH PLAIN AHlvdQBzZWNyZXQ=")
+        client.ask(b"c2VjcmV0")
+
+    written = "\n".join(record.getMessage() for record in caplog.records)
+    assert "550 5.7.1" in written
+    assert "reader@elsewhere.test" in written
+    assert "AHlvdQBzZWNyZXQ" not in written
+    assert "c2VjcmV0" not in written

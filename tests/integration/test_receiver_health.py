@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,8 +16,10 @@ from django.db import OperationalError
 from mailapp.receiver import replies
 from mailapp.receiver.health import Health
 from mailapp.receiver.store import GroupCommit, HandlersDestination, Recipients
-from tests.integration.receiving import Receiver, deliver, our_settings, receiving, router
-from tests.waiting import wait_until
+from mailapp.routing import Router, accepts, read_module
+from tests.integration import receiving_handlers
+from tests.integration.receiving import HOSTS, Receiver, deliver, our_settings, receiving, router
+from tests.waiting import DEADLINE, wait_until
 
 
 class _Database:
@@ -89,3 +93,33 @@ def test_a_disk_that_is_nearly_full_puts_mail_off(receiver: Receiver) -> None:
 
     with receiver.greeted() as client:
         assert client.ask(b"MAIL FROM:<>") == replies.DISK_LOW
+
+
+def test_handler_that_does_not_tell_in_time_whether_a_recipient_exists_is_not_waited_for() -> None:
+    told = threading.Event()
+
+    @accepts
+    def is_known(address: str, host: str) -> bool:
+        return told.wait(DEADLINE)
+
+    handler = read_module(receiving_handlers)
+    assert handler is not None
+    slow = Router([dataclasses.replace(handler, accepts=is_known)], hosts=HOSTS)
+    commits = GroupCommit(lambda mails: [1 for _ in mails], lambda key: None)
+
+    async def ask() -> None:
+        with ThreadPoolExecutor(1) as asking:
+            destination = HandlersDestination(
+                our_settings(COMMIT_SECONDS=0.01),
+                Recipients(lambda: slow),
+                commits,
+                Health([], lambda: None, asking),
+                asking,
+            )
+            try:
+                await destination.refusal("reader@example.com")
+            finally:
+                told.set()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask())
