@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills",
         type=int,
-        default=30,
+        default=32,
         help="how often to kill a part in the middle of the work; 500 mails for each three",
     )
     parser.addoption(

@@ -104,6 +104,8 @@ def to_text(data: bytes, charset: str | None) -> str:
 
     Never raises, and leaves no half of a surrogate pair.
     """
+    if charset is None and data.isascii():
+        return data.decode("ascii")
     name = encodings.normalize_encoding((charset or "utf_8").lower())
     for known in (_MEANT.get(name, name), "utf_8"):
         if known in _CHARSETS:  # Python remembers for ever each unknown name that it is asked for

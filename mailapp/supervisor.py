@@ -13,16 +13,15 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from django.db import Error, connection
 from django.utils import timezone
 
+from mailapp.children import Running
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart
 from mailapp.models import Process
@@ -41,30 +40,6 @@ class Child:
     ready: str = ""  #: what it said when it was ready: its address or its queue
     pause: float = _FIRST_PAUSE  #: seconds until a restart
     start_at: float = 0  #: when to start it (monotonic)
-
-
-class Running(NamedTuple):
-    """The process of a part, and our end of the socket between us."""
-
-    process: subprocess.Popen[bytes]
-    line: socket.socket
-
-    @classmethod
-    def start(cls, part: str) -> Running:
-        ours, theirs = socket.socketpair()
-        # Python finds the project as this process does, wherever it was started from.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "django", "runmail"),
-                    *("--only", part, "--supervisor-fd", str(theirs.fileno())),
-                ],
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone
-                env=environment,
-            )
-        return cls(process, ours)
 
 
 @dataclass
@@ -100,7 +75,7 @@ class Supervisor:
     def _start_what_should_run(self) -> None:
         for child in self.children:
             if child.running is None and child.start_at <= time.monotonic():
-                child.running, child.ready = Running.start(child.part), ""
+                child.running, child.ready = _start(child.part), ""
                 self.selector.register(child.running.line, selectors.EVENT_READ, child)
 
     def _listen(self) -> None:
@@ -162,6 +137,10 @@ class Supervisor:
         for child, process in running:
             self._wait(child.part, process, max(deadline - time.monotonic(), 0.1))
             self._bury(child)
+
+
+def _start(part: str) -> Running:
+    return Running.start("-m", "django", "runmail", "--only", part, "--supervisor-fd")
 
 
 def _mark_stopped(pid: int) -> None:

@@ -50,8 +50,8 @@ def message(db: None) -> Callable[..., Message]:
             "recipients": ["you@example.com"],
             "protocol": "ESMTP",
         }
-        [stored] = Message.objects.store([NewMail(**(defaults | fields))])
-        return stored
+        [key] = Message.objects.store([NewMail(**(defaults | fields))])
+        return Message.objects.get(pk=key)
 
     return make
 

@@ -179,7 +179,7 @@ def ended(status: Status, **fields: Any) -> Outcome:
 
 def store(*days: str) -> list[Message]:
     """Store a plain mail for each day, as the receiver would, all from one person each."""
-    return Message.objects.store(
+    keys = Message.objects.store(
         [
             NewMail(
                 raw=PLAIN.format(day=day).encode(),
@@ -193,6 +193,7 @@ def store(*days: str) -> list[Message]:
             for day in days
         ]
     )
+    return list(Message.objects.filter(pk__in=keys).order_by("pk"))
 
 
 def answer(delivery: Delivery) -> None:
@@ -231,7 +232,7 @@ def converse(handler: Handler, delivery: Delivery) -> Conversation:
 
 def store_hostile(handler: Handler) -> Message:
     """Store a mail whose every part wants to run as a script, and let it touch everything."""
-    [message] = Message.objects.store(
+    [key] = Message.objects.store(
         [
             NewMail(
                 raw=HOSTILE,
@@ -244,6 +245,7 @@ def store_hostile(handler: Handler) -> Message:
             )
         ]
     )
+    message = Message.objects.get(pk=key)
     delivery = message.deliveries.get()
     message.deliveries.update(
         status=Status.FAILED, due_at=None, reply=f"550 {SCRIPT} \u202e", person=HOSTILE_SENDER

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import connections, models
+from django.db.backends.utils import CursorWrapper
 
 _ROWS_IN_ONE_STATEMENT = 500
 
@@ -40,19 +41,22 @@ class Insert:
 
     def rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows."""
-        with connections[self._using].cursor() as cursor:
+        with self._cursor() as cursor:
             for some in _in_parts(rows):
                 cursor.execute(*self._statement(some))
 
     def returning_keys(self, rows: Sequence[tuple[Any, ...]]) -> list[int]:
         """Insert rows and return their primary keys in order."""
         keys: list[int] = []
-        with connections[self._using].cursor() as cursor:
+        with self._cursor() as cursor:
             for some in _in_parts(rows):
                 statement, values = self._statement(some)
                 cursor.execute(statement + self._returning, values)
                 keys += [key for (key,) in cursor.fetchall()]
         return keys
+
+    def _cursor(self) -> CursorWrapper:
+        return connections[self._using].cursor()
 
     def _statement(self, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
         places = ", ".join(["%s"] * (len(self._types) + len(self._defaults)))
@@ -63,11 +67,23 @@ class Insert:
 class ArrayInsert(Insert):
     """The same for PostgreSQL, with an array for each column that differs.
 
-    The text is the same for any number of rows, and psycopg need not write each value into it.
+    The text is short and the same for any number of rows, and the values travel beside it, so
+    that neither side has to write and read them as SQL: half the time of the other way.
     """
 
+    def _cursor(self) -> CursorWrapper:
+        from django.db.backends.postgresql.base import ServerBindingCursor
+
+        connection = connections[self._using]
+        connection.ensure_connection()
+        make: Any = ServerBindingCursor
+        cursor = make(connection.connection)
+        if connection.queries_logged:
+            return connection.make_debug_cursor(cursor)
+        return connection.make_cursor(cursor)
+
     def _statement(self, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
-        arrays = ", ".join(f"%s::{kind}[]" for kind in self._types)
+        arrays = ", ".join(f"%b::{kind}[]" for kind in self._types)
         defaults = "".join(f", %s::{kind}" for kind in self._default_types)
         columns = [list(column) for column in zip(*rows, strict=True)]
         statement = f"SELECT rows.*{defaults} FROM unnest({arrays}) AS rows"  # noqa: S608 - types
@@ -77,11 +93,8 @@ class ArrayInsert(Insert):
 @lru_cache
 def insert(model: type[models.Model], columns: tuple[str, ...], using: str) -> Insert:
     """Return the INSERT for these columns, made once for each database."""
-    # psycopg writes an array of bytes twice as slowly as the bytes one by one.
-    has_bytes = any(isinstance(field, models.BinaryField) for field in model._meta.concrete_fields)
-    if connections[using].vendor == "postgresql" and not has_bytes:
-        return ArrayInsert(model, columns, using)
-    return Insert(model, columns, using)
+    kind = ArrayInsert if connections[using].vendor == "postgresql" else Insert
+    return kind(model, columns, using)
 
 
 def _key_column(model: type[models.Model]) -> str:

@@ -47,20 +47,18 @@ class NewMail:
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
-    def store(self, mails: Sequence[NewMail]) -> list[Message]:
+    def store(self, mails: Sequence[NewMail]) -> list[int]:
         """Insert mails with their bytes and a queued delivery for each recipient, all or none.
 
-        One statement for each table however many mails there are. Large bodies are in
-        the storage `mail`, safe on disk, before any row refers to them.
+        Return the key of each. One statement for each table however many mails there are.
+        Large bodies are in the storage `mail`, safe on disk, before any row refers to them.
         """
         from .delivery import Delivery
 
-        now = timezone.now()
-        rows = [_message_row(mail) for mail in mails]
+        stamp = connections[self.db].ops.adapt_datetimefield_value(timezone.now())
         with transaction.atomic(using=self.db, savepoint=False):
-            stamp = connections[self.db].ops.adapt_datetimefield_value(now)
             keys = insert(Message, _MESSAGE_COLUMNS, self.db).returning_keys(
-                [(stamp, *row) for row in rows]
+                [(stamp, *_message_row(mail)) for mail in mails]
             )
             insert(RawMessage, _RAW_COLUMNS, self.db).rows(
                 [(key, *_raw_row(mail)) for key, mail in zip(keys, mails, strict=True)]
@@ -72,10 +70,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
                     for row in _delivery_rows(mail)
                 ]
             )
-        return [
-            Message.from_db(self.db, _MESSAGE_FIELDS, (key, now, *row))
-            for key, row in zip(keys, rows, strict=True)
-        ]
+        return keys
 
 
 _MESSAGE_COLUMNS = (
@@ -92,7 +87,6 @@ _MESSAGE_COLUMNS = (
     "verdict",
     "cause_id",
 )
-_MESSAGE_FIELDS = ("id", *_MESSAGE_COLUMNS)  # all of them, in the order of the model
 _RAW_COLUMNS = ("message_id", "content", "file")
 _DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person", "recipient")
 

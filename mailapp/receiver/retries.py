@@ -7,13 +7,14 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from mailapp.conf import mail_settings
 from mailapp.models import Message, NewMail, Process, Unheard
 from mailapp.models.unheard import digests
 
 _FORGET_SECONDS = 3600.0
+_REFRESH_SECONDS = 1.0
 _LAST_MAILS = 500  # more than can be between a commit and its replies when a process is killed
 
 
@@ -27,7 +28,12 @@ class Retries:
         self._days = days
         self._known: set[str] = set()
         self._last = 0
-        self._forget_at = 0.0
+        self._forget_at = self._refresh_at = 0.0
+
+    def keep_fresh(self) -> None:
+        """Refresh, unless that was done a moment ago."""
+        if time.monotonic() >= self._refresh_at:
+            self.refresh()
 
     def refresh(self) -> None:
         """Learn what other processes noted, and now and then forget what is old."""
@@ -37,6 +43,7 @@ class Retries:
             self._known = self._noted_after(0)
         else:
             self._known |= self._noted_after(self._last)
+        self._refresh_at = time.monotonic() + _REFRESH_SECONDS
 
     def _noted_after(self, last: int) -> set[str]:
         news = dict(Unheard.objects.filter(pk__gt=last).values_list("pk", "digest"))
@@ -48,6 +55,10 @@ class Retries:
         Unheard.objects.note(messages)
         self.refresh()
 
+    def note_since(self, moment: datetime) -> None:
+        """Remember the last mails that came in since then: the storer died over some of them."""
+        self.note([key for key, _ in _last_mails(since=moment)])
+
     def note_after_crash(self) -> None:
         """Remember the last mails of receivers of this machine that were killed.
 
@@ -55,10 +66,8 @@ class Retries:
         """
         for process in _killed_here():
             window = timedelta(seconds=2 * mail_settings().HEARTBEAT_SECONDS)
-            last = Message.objects.exclude(protocol="").filter(
-                created_at__range=(process.heartbeat_at, process.heartbeat_at + window)
-            )
-            self.note(list(last.order_by("-pk").values_list("pk", flat=True)[:_LAST_MAILS]))
+            last = _last_mails(since=process.heartbeat_at)
+            self.note([key for key, at in last if at <= process.heartbeat_at + window])
             process.stop()
 
     def without_known(self, mail: NewMail) -> NewMail | None:
@@ -72,10 +81,16 @@ class Retries:
         return dataclasses.replace(mail, recipients=missing) if missing else None
 
 
+def _last_mails(since: datetime) -> list[tuple[int, datetime]]:
+    """The keys and times of the last mails that came in, by the primary key and so at no cost."""
+    incoming = Message.objects.exclude(protocol="").order_by("-pk")
+    last = incoming.values_list("pk", "created_at")[:_LAST_MAILS]
+    return [(key, at) for key, at in last if at >= since]
+
+
 def _killed_here() -> list[Process]:
     mine = Process.objects.filter(kind=Process.Kind.RECEIVER, host=socket.gethostname()[:255])
-    unfinished = mine.filter(stopped_at=None).exclude(pid=os.getpid())
-    return [process for process in unfinished if not _is_running(process.pid)]
+    return [process for process in mine.filter(stopped_at=None) if not _is_running(process.pid)]
 
 
 def _is_running(pid: int) -> bool:

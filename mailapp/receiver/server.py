@@ -18,11 +18,12 @@ from mailapp.lifecycle import living
 from mailapp.models import INCOMING, Process
 
 from . import tls
+from .commits import Hired
+from .destination import handlers_destination, hire_process
 from .limits import Sessions, watched_sessions
 from .listener import Destination, Listener
 from .lmtp import LmtpDialogue
 from .protocol import Dialogue
-from .store import handlers_destination
 from .submission import SubmissionDialogue
 
 _BACKLOG = 1024
@@ -59,11 +60,17 @@ def _allow_many_connections() -> None:
 
 
 async def receive(
-    settings: MailSettings, stopping: asyncio.Event, on_ready: Callable[[str], None]
+    settings: MailSettings,
+    stopping: asyncio.Event,
+    on_ready: Callable[[str], None],
+    hire: Callable[[], Hired] = hire_process,
 ) -> None:
-    """Serve the receiver until `stopping` is set. Raise PortTaken."""
+    """Serve the receiver until `stopping` is set; `hire` starts its storer.
+
+    Raise PortTaken or DidNotStart.
+    """
     async with (
-        handlers_destination(settings) as destination,
+        handlers_destination(settings, hire) as destination,
         watched_sessions(settings) as sessions,
         contextlib.AsyncExitStack() as ports,
     ):

@@ -17,7 +17,7 @@ from mailapp.lifecycle import Life
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, NewMail, Process, Queue
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
-from mailapp.receiver.store import Recipients
+from mailapp.receiver.destination import Recipients
 from mailapp.registry import current_router
 
 

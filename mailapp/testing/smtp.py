@@ -23,6 +23,7 @@ from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Delivery, NewMail, Process
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
+from mailapp.receiver.destination import hire_thread
 from mailapp.receiver.limits import watched_sessions
 from mailapp.receiver.listener import Kept, Listener, OpenToAll, whole_content
 from mailapp.receiver.server import event_loop, listening, receive
@@ -179,7 +180,10 @@ def serve_with(smart_host: SmartHost) -> Callable[[Future[Servers]], None]:
             listening(Listener(conf, smart_host, sessions), _ANY_PORT) as relayed_to,
         ):
             await receive(
-                conf, stopping, lambda place: ready.set_result(Servers(place, relayed_to, stop))
+                conf,
+                stopping,
+                lambda place: ready.set_result(Servers(place, relayed_to, stop)),
+                hire_thread,
             )
 
     def run(ready: Future[Servers]) -> None:

@@ -20,10 +20,10 @@ from tests.ledger import Client, Ledger, Letter
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from mailapp.models import Delivery, Process
+    from mailapp.models import Delivery
     from tests.project import Program, Project
 
-PARTS = ("receiver", "worker", "relay")
+PARTS = ("receiver", "storer", "worker", "relay")
 CLIENTS = 10
 MAILS = 500  #: in the middle of which each part is killed once
 IN_FLIGHT = 200  #: what the relay has in hand at most
@@ -48,7 +48,7 @@ class Kills:
         self._project = project
         self._ledger = ledger
         self._chance = random.Random(seed)
-        self._victims: list[Process] = []
+        self._victims: list[int] = []
 
     def run(self, times: int) -> None:
         """Kill each part once in the middle of each 500 mails."""
@@ -61,6 +61,7 @@ class Kills:
     def _moments(self, part: str, times: int) -> list[Moment]:
         counts = {
             "receiver": [self._accepted],
+            "storer": [self._accepted],
             "worker": [self._accepted, self._worked],
             "relay": [self._worked, self._caught],
         }
@@ -75,14 +76,21 @@ class Kills:
     def kill(self, part: str) -> None:
         """Kill one process of that part, as soon as there is one."""
         victim = self._chance.choice(wait_until(lambda: self._running(part)))
-        os.kill(victim.pid, signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         self._victims.append(victim)
 
-    def _running(self, part: str) -> list[Process]:
+    def _running(self, part: str) -> list[int]:
+        running = self._storers() if part == "storer" else self._registered(part)
+        return [pid for pid in running if pid not in self._victims]
+
+    def _registered(self, part: str) -> list[int]:
         from mailapp.models import Process
 
         rows = self._project.query(Process).filter(kind=part, stopped_at=None).order_by("pk")
-        return [row for row in rows if row not in self._victims]
+        return list(rows.values_list("pid", flat=True))
+
+    def _storers(self) -> list[int]:
+        return [pid for pid in self._project.processes() if "--storer-fd" in command_line(pid)]
 
     def _accepted(self) -> int:
         return len(self._ledger.accepted)
@@ -95,6 +103,13 @@ class Kills:
     def _caught(self) -> int:
         with os.scandir(self._project.caught / "new") as mails:
             return sum(1 for _ in mails)
+
+
+def command_line(pid: int) -> str:
+    """What a process was started with; empty when it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
 
 
 class Moment(NamedTuple):
@@ -170,8 +185,9 @@ def test_what_was_answered_250_is_worked_exactly_once_and_sent_whatever_is_kille
     assert_each_answer_is_sent(running, kills=times)
 
 
-def test_retry_of_a_mail_that_a_killed_receiver_had_stored_is_not_stored_again(
-    project: Callable[..., Project],
+@pytest.mark.parametrize("part", ["receiver", "storer"])
+def test_retry_of_a_mail_that_was_stored_is_not_stored_again_after_a_kill(
+    project: Callable[..., Project], part: str
 ) -> None:
     running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
     running.start("runmail", until="Ctrl-C ends everything.")
@@ -182,7 +198,7 @@ def test_retry_of_a_mail_that_a_killed_receiver_had_stored_is_not_stored_again(
     for _ in range(2):  # the client cannot know, so it sends again what was stored
         with contextlib.closing(Client(running.receiver, ledger)) as client:
             client.send(letter)
-            kills.kill("receiver")
+            kills.kill(part)
     with contextlib.closing(Client(running.receiver, ledger)) as client:
         client.send(letter)
     finish(running, times=1)

@@ -140,9 +140,9 @@ def claimed_by(project: Project, pid: int) -> Delivery:
         queue="undeliverable",
     )
     objects = Message.objects.using(process._state.db)
-    [message] = objects.store([mail])
+    [key] = objects.store([mail])
     deliveries = project.query(Delivery)
-    [claimed] = deliveries.filter(message=message).claim("undeliverable", process, 1)
+    [claimed] = deliveries.filter(message=key).claim("undeliverable", process, 1)
     return claimed
 
 

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 from mailapp.conf import Endpoint, MailSettings
 from mailapp.models import NewMail
 from mailapp.receiver import replies
+from mailapp.receiver.destination import Recipients
 from mailapp.receiver.limits import watched_sessions
 from mailapp.receiver.listener import Destination, Kept, Listener
 from mailapp.receiver.server import event_loop, listening
-from mailapp.receiver.store import Recipients
 from mailapp.routing import Router, read_module
 from tests.integration import receiving_handlers
 from tests.waiting import DEADLINE

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from mailapp import registry
 from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
+from mailapp.receiver.commits import Commits, Hired, NotStored
+from mailapp.receiver.destination import handlers_destination, hire_thread
 from mailapp.receiver.retries import Retries
-from mailapp.receiver.store import GroupCommit, IncomingStore, handlers_destination
+from mailapp.receiver.storer import (
+    Failure,
+    IncomingStore,
+    Result,
+    Work,
+    handlers_storer,
+    store_group,
+)
 from tests.integration import receiving_handlers
 from tests.integration.receiving import (
     HOSTS,
@@ -33,14 +44,27 @@ from tests.waiting import DEADLINE, wait_until
 CONTENT = b"Subject: Hello\r\n\r\n.Hello\r\n..\r\n\xff\r\n"
 
 
+Receive = Callable[..., AbstractContextManager[Receiver]]
+
+
 @pytest.fixture
-def receiver(transactional_db: None, settings: Any) -> Iterator[Receiver]:
+def receive(transactional_db: None, settings: Any) -> Iterator[Receive]:
+    """Run a receiver that stores mail in the database, by a storer of one's own if one likes."""
     settings.MAIL = {**settings.MAIL, "HOSTS": HOSTS, "INLINE_SIZE": 5000}
+
+    def run(hire: Callable[[], Hired] = hire_thread) -> AbstractContextManager[Receiver]:
+        ours = mail_settings()
+        return receiving(handlers_destination(ours, hire), settings=ours)
+
     with registry.instead(receiving_handlers):
         registry.sync()
-        ours = mail_settings()
-        with receiving(handlers_destination(ours), settings=ours) as receiver:
-            yield receiver
+        yield run
+
+
+@pytest.fixture
+def receiver(receive: Receive) -> Iterator[Receiver]:
+    with receive() as receiver:
+        yield receiver
 
 
 @pytest.fixture
@@ -142,20 +166,27 @@ def _store_together(
     store: Callable[[Sequence[NewMail]], Sequence[int | None]],
     mails: Sequence[NewMail],
     patience: float = DEADLINE,
-    note: Callable[[int], None] = lambda key: None,
-) -> list[int | BaseException | None]:
-    """Give all mails to a GroupCommit at once; return the key or the exception for each."""
+) -> tuple[list[int | BaseException | None], list[int]]:
+    """Give all mails to Commits at once.
+
+    Return the key or the exception for each, and the keys that were noted as unheard.
+    """
+    noted: list[int] = []
+
+    def storer(work: Work) -> list[Result]:
+        noted.extend(work.unheard)
+        return store_group(store, work.mails)
 
     async def main() -> list[int | BaseException | None]:
-        commits = GroupCommit(store, note)
-        commits.start()
+        commits = Commits(lambda: hire_thread(storer))
+        await commits.start()
         try:
             waits = [commits.store(mail, patience) for mail in mails]
             return await asyncio.gather(*waits, return_exceptions=True)
         finally:
-            await asyncio.to_thread(commits.stop)
+            await commits.stop(DEADLINE)
 
-    return asyncio.run(main())
+    return asyncio.run(main()), noted
 
 
 def _mails(count: int, **fields: Any) -> list[NewMail]:
@@ -170,7 +201,7 @@ def test_mails_that_wait_at_the_same_time_share_a_commit() -> None:
         groups.append(len(mails))
         return [None for _ in mails]
 
-    assert _store_together(store, _mails(100)) == [None] * 100
+    assert _store_together(store, _mails(100)) == ([None] * 100, [])
     assert sum(groups) == 100
     assert len(groups) < 50
 
@@ -180,7 +211,8 @@ def test_a_mail_that_cannot_be_stored_takes_no_other_with_it() -> None:
     registry.sync()
     mails = [*_mails(3), *_mails(1, queue="no such queue"), *_mails(3)]
 
-    results = _store_together(IncomingStore(Retries(days=7)), mails)
+    store = IncomingStore(Retries(days=7), is_wanted=lambda: True)
+    results, _ = _store_together(store, mails)
 
     stored = [isinstance(result, int) for result in results]
     assert stored == [True] * 3 + [False] + [True] * 3
@@ -194,26 +226,73 @@ def test_a_commit_that_broke_off_is_not_made_a_second_time() -> None:
         groups.append(len(mails))
         raise OperationalError("the server closed the connection unexpectedly")
 
-    results = _store_together(store, _mails(20))
+    results, _ = _store_together(store, _mails(20))
 
-    assert all(isinstance(result, OperationalError) for result in results)
+    assert all(isinstance(result, NotStored) for result in results)
     assert sum(groups) == 20
 
 
 def test_an_error_of_the_database_reaches_the_client_as_a_number(
-    transactional_db: None, receiver: Receiver, client: Client, caplog: pytest.LogCaptureFixture
+    receive: Receive, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(mails: Sequence[NewMail]) -> None:
+    def fail(mails: Sequence[NewMail]) -> list[int | None]:
         raise OperationalError("secret-table is broken")
 
-    receiver.listener.destination._commits._store = fail  # type: ignore[attr-defined]
+    def hire() -> Hired:
+        return hire_thread(lambda work: store_group(fail, work.mails))
 
-    reply = deliver(client)
+    with receive(hire) as receiver, receiver.greeted() as client:
+        reply = deliver(client)
 
     assert reply.startswith(b"451 4.3.0")
     assert b"secret" not in reply
     number = reply.rpartition(b"error ")[2].rstrip(b")").decode()
     assert any(number in record.getMessage() for record in caplog.records)
+
+
+# What becomes of mail when the storer dies, or nobody waits for it.
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mail_is_not_committed_when_its_receiver_has_gone() -> None:
+    registry.sync()
+    ours, theirs = socket.socketpair()
+
+    with theirs:
+        storer = handlers_storer(theirs)
+        assert isinstance(storer(Work(_mails(1)))[0], int)
+        ours.close()
+        [result] = storer(Work(_mails(1)))
+
+    assert isinstance(result, Failure)
+    assert Message.objects.count() == 1
+
+
+def test_a_storer_that_dies_is_replaced_and_what_it_stored_is_not_stored_again(
+    receive: Receive,
+) -> None:
+    hired: list[Hired] = []
+
+    def hire() -> Hired:
+        hired.append(hire_thread(None if hired else _dying_storer))
+        return hired[-1]
+
+    with receive(hire) as receiver, receiver.greeted() as client:
+        assert deliver(client).startswith(b"451 4.3.0 Message could not be stored")
+        assert Message.objects.count() == 1
+
+        assert deliver(client).startswith(b"250")
+        assert deliver(client, CONTENT).startswith(b"250")
+
+    assert len(hired) == 2
+    assert Message.objects.count() == 2
+
+
+def _dying_storer(work: Work) -> list[Result]:
+    """Commit, and die before it can say so."""
+    Message.objects.store(work.mails)
+    connection.close()
+    raise ConnectionError
 
 
 # Mail that was stored though its sender does not know.
@@ -304,7 +383,6 @@ def test_the_last_mails_of_a_receiver_that_was_killed_count_as_unheard() -> None
 
 @pytest.mark.django_db(transaction=True)
 def test_a_mail_that_is_stored_too_late_counts_as_unheard() -> None:
-    noted: list[int] = []
     go_on = threading.Event()
 
     def store(mails: Sequence[NewMail]) -> list[int | None]:
@@ -312,7 +390,7 @@ def test_a_mail_that_is_stored_too_late_counts_as_unheard() -> None:
         return [7 for _ in mails]
 
     threading.Timer(0.2, go_on.set).start()
-    [result] = _store_together(store, _mails(1), patience=0.01, note=noted.append)
+    [result], noted = _store_together(store, _mails(1), patience=0.01)
 
     assert isinstance(result, TimeoutError)
     assert noted == [7]

@@ -14,11 +14,19 @@ import pytest
 from django.db import OperationalError
 
 from mailapp.receiver import replies
+from mailapp.receiver.commits import Commits, Hired
+from mailapp.receiver.destination import HandlersDestination, Recipients, hire_thread
 from mailapp.receiver.health import Health
-from mailapp.receiver.store import GroupCommit, HandlersDestination, Recipients
 from mailapp.routing import Router, accepts, read_module
 from tests.integration import receiving_handlers
-from tests.integration.receiving import HOSTS, Receiver, deliver, our_settings, receiving, router
+from tests.integration.receiving import (
+    HOSTS,
+    Receiver,
+    deliver,
+    our_settings,
+    receiving,
+    router,
+)
 from tests.waiting import DEADLINE, wait_until
 
 
@@ -33,6 +41,10 @@ class _Database:
             raise OperationalError("connection refused\nERROR a forged line")
 
 
+def _hire() -> Hired:
+    return hire_thread(lambda work: [1 for _ in work.mails])
+
+
 @pytest.fixture
 def database() -> _Database:
     return _Database()
@@ -44,14 +56,14 @@ def receiver(database: _Database) -> Iterator[Receiver]:
 
     @asynccontextmanager
     async def destination() -> AsyncIterator[HandlersDestination]:
-        commits = GroupCommit(lambda mails: [1 for _ in mails], lambda key: None)
-        commits.start()
+        commits = Commits(_hire)
+        await commits.start()
         with ThreadPoolExecutor(1) as thread:
             health = Health([Path.cwd()], database.ask, thread)
             look_after = asyncio.create_task(health.look_after())
             yield HandlersDestination(settings, Recipients(router), commits, health, thread)
             look_after.cancel()
-            await asyncio.to_thread(commits.stop)
+            await commits.stop(DEADLINE)
 
     with receiving(destination(), settings=settings) as receiver:
         yield receiver
@@ -105,14 +117,13 @@ def test_handler_that_does_not_tell_in_time_whether_a_recipient_exists_is_not_wa
     handler = read_module(receiving_handlers)
     assert handler is not None
     slow = Router([dataclasses.replace(handler, accepts=is_known)], hosts=HOSTS)
-    commits = GroupCommit(lambda mails: [1 for _ in mails], lambda key: None)
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as asking:
             destination = HandlersDestination(
                 our_settings(COMMIT_SECONDS=0.01),
                 Recipients(lambda: slow),
-                commits,
+                Commits(_hire),
                 Health([], lambda: None, asking),
                 asking,
             )

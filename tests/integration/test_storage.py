@@ -81,10 +81,10 @@ def test_large_message_is_in_the_storage_and_not_in_the_row(settings):
     settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 100}
     raw = b"Subject: Large\r\n\r\n" + b"x" * 100
 
-    [stored] = Message.objects.store(
+    [key] = Message.objects.store(
         [NewMail(raw=raw, sender="a@client.test", recipients=["news@localhost"])]
     )
 
-    stored = Message.objects.get(pk=stored.pk)
+    stored = Message.objects.get(pk=key)
     assert stored.raw_message.content is None
     assert stored.raw == raw

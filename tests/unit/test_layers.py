@@ -16,7 +16,7 @@ ORDER = [
     *["addresses", "mime"],
     *["routing", "bounces", "identity"],
     *["storage", "models"],
-    *["wakeup", "lifecycle", "registry"],
+    *["children", "wakeup", "lifecycle", "registry"],
     *["rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["worker", "receiver"],

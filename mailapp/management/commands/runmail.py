@@ -16,7 +16,7 @@ from mailapp import devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart, MailError
 from mailapp.mime import one_line
-from mailapp.receiver import catcher
+from mailapp.receiver import catcher, storer
 from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
 
@@ -42,10 +42,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--only", choices=sorted(_PARTS), help="run this part alone")
         parser.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--storer-fd", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            self._run(options["only"], options["supervisor_fd"])
+            if options["storer_fd"] is not None:
+                _keep_no_queries()
+                storer.run(options["storer_fd"])
+            else:
+                self._run(options["only"], options["supervisor_fd"])
         except DidNotStart:
             sys.exit(1)  # the part has said why
         except MailError as error:
@@ -58,13 +63,17 @@ class Command(BaseCommand):
             Supervisor(_wanted(), self._announce).run()
         else:
             if part != "web":
-                settings.DEBUG = False  # Django would keep every query of a process without end
+                _keep_no_queries()
             with supervised(supervisor_fd) as on_ready:
                 _PARTS[part](on_ready)
 
     def _announce(self, ready: Mapping[str, str]) -> None:
         self.stdout.write("\n".join(["", *_banner(ready), ""]))
         self.stdout.flush()
+
+
+def _keep_no_queries() -> None:
+    settings.DEBUG = False  # with it Django keeps every query of a process without end
 
 
 def _banner(ready: Mapping[str, str]) -> Iterator[str]:

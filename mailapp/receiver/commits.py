@@ -1,0 +1,208 @@
+"""The receiver's side of storing: mails wait together, and go to the storer as a group."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from django.utils import timezone
+
+from mailapp.errors import DidNotStart
+from mailapp.models import NewMail
+
+from .line import Line
+from .storer import Failure, Result, Work
+
+logger = logging.getLogger(__name__)
+
+_GROUP_MAILS = 200
+_GROUP_OCTETS = 8 * 1024 * 1024
+_RESTART_SECONDS = 0.5
+
+
+class NotStored(Exception):
+    """A mail was not stored; the log tells why under `number`."""
+
+    def __init__(self, number: str) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Hired(NamedTuple):
+    """A storer that was started."""
+
+    line: socket.socket  #: our end
+    wait: Callable[[], object]  #: returns when it has ended
+
+
+class Commits:
+    """Has mails stored; those that come while others are being stored share the next commit.
+
+    A session that goes away while its mail is being stored changes nothing: the mail is stored
+    whole or not at all. A storer that dies is replaced.
+    """
+
+    def __init__(self, hire: Callable[[], Hired]) -> None:
+        """`hire` starts a storer."""
+        self._hire = hire
+        self._waiting: deque[_Pending] = deque()
+        self._in_hand: _InHand | None = None
+        self._unheard: list[int] = []
+        self._unheard_since: datetime | None = None
+        self._line: Line | None = None
+        self._called = False
+        self._replacing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the storer and return when it is ready. Raise DidNotStart."""
+        self._loop = asyncio.get_running_loop()
+        self._idle = asyncio.Event()
+        await self._start_storer()
+
+    async def stop(self, patience: float) -> None:
+        """Have stored what waits, within `patience` seconds, and return when the storer ended."""
+        self._call()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), patience)
+        if self._replacing is not None:
+            self._replacing.cancel()
+        if self._line is not None:
+            self._line.lost.remove_done_callback(self._replace_storer)
+            self._line.close()
+            await self._ended
+
+    async def store(self, mail: NewMail, patience: float) -> int | None:
+        """Return the key of a mail when it is committed; None if it was stored before.
+
+        Raise NotStored, or TimeoutError after `patience` seconds: then it may still be stored,
+        and counts as unheard.
+        """
+        pending = _Pending(mail, self._loop.create_future())
+        alarm = self._loop.call_later(patience, pending.give_up)
+        self._waiting.append(pending)
+        self._call()
+        try:
+            return await pending.key
+        finally:
+            alarm.cancel()
+
+    def unheard(self, key: int) -> None:
+        """Have it noted, before anything that comes later is stored, that a 250 was not heard."""
+        self._unheard.append(key)
+        self._call()
+
+    def _call(self) -> None:
+        """Hand work over once all sessions that can go on by now have gone on."""
+        self._idle.clear()
+        if not self._called:
+            self._called = True
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._called = False
+        if self._in_hand is not None or self._line is None:
+            return
+        group = self._take()
+        work = Work([each.mail for each in group], self._unheard, self._unheard_since)
+        if not any(work):
+            self._idle.set()
+            return
+        self._unheard, self._unheard_since = [], None
+        self._in_hand = _InHand(group, work, timezone.now())
+        self._line.send(work)
+
+    def _take(self) -> list[_Pending]:
+        """Take the mails that wait, as many as go into one commit."""
+        group: list[_Pending] = []
+        octets = 0
+        while self._waiting and len(group) < _GROUP_MAILS and octets < _GROUP_OCTETS:
+            pending = self._waiting.popleft()
+            if not pending.key.done():  # else its session has given up
+                group.append(pending)
+                octets += len(pending.mail.raw)
+        return group
+
+    def _take_results(self, results: Sequence[Result]) -> None:
+        assert self._in_hand is not None
+        for pending, result in zip(self._in_hand.group, results, strict=True):
+            if pending.key.done() and isinstance(result, int):
+                self._unheard.append(result)
+            else:
+                pending.answer(result)
+        self._in_hand = None
+        self._call()
+
+    async def _start_storer(self) -> None:
+        hired = self._hire()
+        self._ended = self._loop.run_in_executor(None, hired.wait)
+        _, line = await self._loop.create_unix_connection(
+            lambda: Line(self._take_results), sock=hired.line
+        )
+        try:
+            await line.ready
+        except BaseException:
+            line.close()
+            raise
+        self._line = line
+        line.lost.add_done_callback(self._replace_storer)
+        self._call()
+
+    def _replace_storer(self, lost: object) -> None:
+        """Give up what the storer had in hand when it died: it is stored whole, or not at all."""
+        number = secrets.token_hex(6)
+        logger.error("Error %s: the storer has died and is started again", number)
+        self._line = None
+        if self._in_hand is not None:
+            group, work, began = self._in_hand
+            self._in_hand = None
+            self._unheard = [*work.unheard, *self._unheard]
+            self._unheard_since = work.unheard_since or began
+            for pending in group:
+                pending.answer(Failure(number))
+        self._replacing = self._loop.create_task(self._replace())
+
+    async def _replace(self) -> None:
+        while self._line is None:
+            try:
+                await self._start_storer()
+            except DidNotStart:
+                await asyncio.sleep(_RESTART_SECONDS)
+
+
+class _Pending:
+    """A mail that waits to be stored, and the session that waits for it."""
+
+    __slots__ = ("key", "mail")
+
+    def __init__(self, mail: NewMail, key: asyncio.Future[int | None]) -> None:
+        self.mail = mail
+        self.key = key
+
+    def answer(self, result: Result) -> None:
+        """Tell the session, if it still waits."""
+        if self.key.done():
+            return
+        if isinstance(result, Failure):
+            self.key.set_exception(NotStored(result.number))
+        else:
+            self.key.set_result(result)
+
+    def give_up(self) -> None:
+        """Tell the session that it took too long."""
+        if not self.key.done():
+            self.key.set_exception(TimeoutError("the database is too slow"))
+
+
+class _InHand(NamedTuple):
+    """What the storer works on."""
+
+    group: list[_Pending]
+    work: Work
+    began: datetime

@@ -1,0 +1,161 @@
+"""The process that stores the mail of one receiver: many mails to a commit.
+
+It is a process of its own so that it and the receiver need not wait for each other's turn with
+the interpreter, of which each commit takes ten.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import NamedTuple
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+
+from mailapp import wakeup
+from mailapp.conf import mail_settings
+from mailapp.models import INCOMING, Message, NewMail
+
+from .line import Frames, pack
+from .retries import Retries
+
+logger = logging.getLogger(__name__)
+
+_RECEIVE_OCTETS = 1024 * 1024
+
+
+class Work(NamedTuple):
+    """What a receiver hands over at once."""
+
+    mails: Sequence[NewMail]
+    unheard: Sequence[int] = ()  #: mails that were stored, whose 250 may not have been heard
+    unheard_since: datetime | None = None  #: all that were stored since then are such mails
+
+
+class Failure(NamedTuple):
+    """A mail was not stored; the log tells why under this number."""
+
+    number: str
+
+
+#: The key of a mail, or None when it is stored already.
+Result = int | Failure | None
+
+
+class ReceiverGone(Exception):
+    """Nobody waits for the outcome any more."""
+
+
+def run(fd: int) -> None:
+    """Store what the receiver at the other end of a socket hands over, until that end closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the receiver decides when it is over
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=fd) as line:
+        serve(line, handlers_storer(line))
+
+
+def handlers_storer(line: socket.socket) -> Storer:
+    """Return what stores mail for the handlers, for the receiver at the other end of `line`."""
+    retries = Retries(mail_settings().RETRY_DAYS)
+    retries.note_after_crash()
+    return Storer(retries, lambda: _is_open(line))
+
+
+def serve(line: socket.socket, storer: Callable[[Work], Sequence[Result]]) -> None:
+    """Say that it is ready, then answer each work with its results until the line closes."""
+    frames = Frames()
+    with suppress(ConnectionError):
+        line.sendall(pack(None))
+        while data := line.recv(_RECEIVE_OCTETS):
+            for work in frames.feed(data):
+                line.sendall(pack(storer(work)))
+    connection.close()
+
+
+def _is_open(line: socket.socket) -> bool:
+    """Say whether the other end is there. While it waits for results it sends nothing."""
+    try:
+        return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+class Storer:
+    """Does the work of one receiver."""
+
+    def __init__(self, retries: Retries, is_wanted: Callable[[], bool]) -> None:
+        """`is_wanted` is asked before each commit whether somebody waits for the outcome."""
+        self._retries = retries
+        self._store = IncomingStore(retries, is_wanted)
+
+    def __call__(self, work: Work) -> list[Result]:
+        """Note what was not heard, then store the mails; say what became of each."""
+        self._note(work)
+        return store_group(self._store, work.mails)
+
+    def _note(self, work: Work) -> None:
+        try:
+            if work.unheard_since is not None:
+                self._retries.note_since(work.unheard_since)
+            if work.unheard:
+                self._retries.note(work.unheard)
+            self._retries.keep_fresh()
+        except Exception:
+            connection.close_if_unusable_or_obsolete()
+            logger.exception("It could not be noted which mails may come again")
+
+
+def store_group(
+    store: Callable[[Sequence[NewMail]], Sequence[int | None]], mails: Sequence[NewMail]
+) -> list[Result]:
+    """Store mails by a function that keeps all and returns their keys, or raises and keeps none."""
+    try:
+        return list(store(mails)) if mails else []
+    except Exception as error:
+        connection.close_if_unusable_or_obsolete()
+        # A commit that broke off may have happened, and must not be made a second time.
+        if len(mails) > 1 and not isinstance(error, (OperationalError, InterfaceError)):
+            # One bad mail must not take the others with it.
+            return [result for mail in mails for result in store_group(store, [mail])]
+        return [_failure(error, len(mails))] * len(mails)
+
+
+def _failure(error: Exception, count: int) -> Failure:
+    """Log why mails were not stored, under a number."""
+    number = secrets.token_hex(6)
+    known = isinstance(error, (DatabaseError, InterfaceError, OSError, ReceiverGone))
+    logger.error("Error %s: not stored, mails: %d: %r", number, count, error, exc_info=not known)
+    return Failure(number)
+
+
+class IncomingStore:
+    """Commits mails to the handlers' queue and wakes the workers."""
+
+    def __init__(self, retries: Retries, is_wanted: Callable[[], bool]) -> None:
+        """`is_wanted` is asked before the commit whether somebody waits for the outcome."""
+        self._retries = retries
+        self._is_wanted = is_wanted
+
+    def __call__(self, mails: Sequence[NewMail]) -> list[int | None]:
+        """Store mails that are not stored already; return their keys, None for the others.
+
+        Raise ReceiverGone, and store nothing, when nobody waits for it: the successor of a
+        receiver that was killed has looked through what it left, and must not miss a mail.
+        """
+        news = [self._retries.without_known(mail) for mail in mails]
+        fresh = [mail for mail in news if mail is not None]
+        if not fresh:
+            return [None] * len(mails)
+        with transaction.atomic():
+            keys = iter(Message.objects.store(fresh))
+            wakeup.notify(INCOMING)
+            if not self._is_wanted():
+                raise ReceiverGone
+        return [None if mail is None else next(keys) for mail in news]
