@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kills",
         type=int,
         default=32,
-        help="how often to kill a part in the middle of the work; 500 mails for each three",
+        help="how often to kill a part in the middle of the work; 500 mails for each four",
     )
     parser.addoption(
         "--seed", type=int, help="repeat the kills of a run that failed; default: new ones"

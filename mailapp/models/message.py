@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from django.core.files import File
 from django.core.files.storage import storages
@@ -20,8 +19,7 @@ from .insert import insert
 from .queue import INCOMING
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewMail:
+class NewMail(NamedTuple):
     """A mail that is about to be stored: the bytes, the envelope and how it came."""
 
     raw: bytes

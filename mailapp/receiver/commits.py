@@ -17,7 +17,7 @@ from django.utils import timezone
 from mailapp.errors import DidNotStart
 from mailapp.models import NewMail
 
-from .line import Line
+from .line import ReceiversLine
 from .storer import Failure, Result, Work
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Commits:
         self._in_hand: _InHand | None = None
         self._unheard: list[int] = []
         self._unheard_since: datetime | None = None
-        self._line: Line | None = None
+        self._line: ReceiversLine | None = None
         self._called = False
         self._replacing: asyncio.Task[None] | None = None
 
@@ -143,7 +143,7 @@ class Commits:
         hired = self._hire()
         self._ended = self._loop.run_in_executor(None, hired.wait)
         _, line = await self._loop.create_unix_connection(
-            lambda: Line(self._take_results), sock=hired.line
+            lambda: ReceiversLine(self._take_results), sock=hired.line
         )
         try:
             await line.ready

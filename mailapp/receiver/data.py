@@ -60,7 +60,9 @@ class DataReader:
         buffer = self._buffer
         searched = max(len(buffer) - len(END) + 1, 0)
         buffer += piece
-        end = buffer.find(END, searched)
+        # To look for one octet costs nothing, and the lines of an attachment have no dots.
+        dot = buffer.find(b".", searched)
+        end = buffer.find(END, max(dot - 2, searched)) if dot >= 0 else -1
         if end >= 0:
             rest = bytes(buffer[end + len(END) :])
             self._keep(self._take(end + 2), in_spool=self.spool is not None)

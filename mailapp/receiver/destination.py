@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import io
 import logging
 import secrets
@@ -27,8 +26,9 @@ from mailapp.routing import Router
 from . import replies
 from .commits import Commits, Hired, NotStored
 from .health import Health, places_of_mail
+from .line import StorersLine
 from .listener import Kept
-from .storer import Result, Work, handlers_storer, serve
+from .storer import Result, Work, serve
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _logged(error: Exception) -> str:
 def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
     size = spool.seek(0, io.SEEK_END)
     spool.seek(0)
-    return dataclasses.replace(mail, file=keep_large(spool), file_size=size)
+    return mail._replace(file=keep_large(spool), file_size=size)
 
 
 @contextlib.asynccontextmanager
@@ -173,7 +173,7 @@ def hire_thread(storer: Callable[[Work], Sequence[Result]] | None = None) -> Hir
 
     def work() -> None:
         with theirs:
-            serve(theirs, storer or handlers_storer(theirs))
+            serve(StorersLine(theirs), storer)
 
     thread = threading.Thread(target=work, name="storer", daemon=True)
     thread.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import tempfile
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
@@ -14,7 +13,7 @@ from mailapp.models import NewMail
 from . import replies
 from .data import DataReader
 from .limits import Network, Sessions, is_in, networks
-from .protocol import Dialogue
+from .protocol import Dialogue, Method
 
 
 class Kept(NamedTuple):
@@ -88,7 +87,7 @@ class Listener:
     def __post_init__(self) -> None:
         self.hostname = self.settings.hostname
         self.proxies = networks(self.settings.PROXY_NETWORKS)
-        self.methods: dict[str, Callable[[Dialogue, str], Awaitable[None]]] = {
+        self.methods: dict[str, Method] = {
             name: getattr(self.kind, f"smtp_{name}") for name in self.kind.COMMANDS.split()
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from aiosmtpd.smtp import SMTP
@@ -30,6 +31,9 @@ _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with 
 _OTHER_PROTOCOLS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"}
 _NOT_IMPLEMENTED = {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN"}
 _JUNK = {"EHLO", "HELO", "HELP", "LHLO", "NOOP", "RSET", "VRFY"}
+
+
+Method = Callable[["Dialogue", str], Awaitable[None]]
 
 
 class Dialogue(SMTP):
@@ -119,11 +123,11 @@ class Dialogue(SMTP):
         self.turn_began = self.loop.time()
         if self.listener.sessions.draining and self.transaction is None:
             raise Farewell(replies.SHUTTING_DOWN)
-        if not self.wire.waiting:
+        while (line := self.wire.next_line()) is None:
+            if self.wire.waiting and self.wire.first == _TLS_HELLO:
+                raise Farewell(replies.NOT_SMTP)
             await self.wire.more()
-        if self.wire.waiting and self.wire.first == _TLS_HELLO:
-            raise Farewell(replies.NOT_SMTP)
-        return await self.wire.line()
+        return line
 
     async def _obey(self, line: bytes) -> None:
         self.commands += 1
@@ -131,7 +135,7 @@ class Dialogue(SMTP):
             raise Farewell(replies.TOO_MANY_COMMANDS)
         try:
             name, argument = _read_command(line, self.COMMAND_OCTETS)
-            await self._command(name, argument)
+            await self._method(name)(self, argument)
         except Refused as refused:
             self._refuse(refused.reply, line)
         except BadAddress as error:
@@ -141,20 +145,19 @@ class Dialogue(SMTP):
         except Exception:
             self.wire.say(self._log_error())
 
-    async def _command(self, name: str, argument: str) -> None:
-        method = self.listener.methods.get(name)
+    def _method(self, name: str) -> Method:
+        """Return what obeys a command; raise Refused or Farewell when nothing does."""
         if name in _JUNK:
             self.junk += 1
             if self.junk > self.settings.MAX_JUNK_COMMANDS:
                 raise Farewell(replies.TOO_MANY_COMMANDS)
-        if method is not None:
-            await method(self, argument)
-        elif name in _OTHER_PROTOCOLS:
+        if method := self.listener.methods.get(name):
+            return method
+        if name in _OTHER_PROTOCOLS:
             raise Farewell(replies.NOT_SMTP)
-        elif name in _NOT_IMPLEMENTED:
+        if name in _NOT_IMPLEMENTED:
             raise Refused(replies.NOT_IMPLEMENTED)
-        else:
-            raise Refused(replies.UNKNOWN_COMMAND)
+        raise Refused(replies.UNKNOWN_COMMAND)
 
     def _refuse(self, reply: bytes, line: bytes) -> None:
         """Say no, and count it where the client is to blame; raise Farewell when it is too much."""
@@ -364,6 +367,8 @@ class Dialogue(SMTP):
 
 def _read_command(line: bytes, limit: int) -> tuple[str, str]:
     """Return the name of a command in capitals and its argument; raise Refused or Farewell."""
+    if line[0] == _TLS_HELLO:
+        raise Farewell(replies.NOT_SMTP)
     if not line.endswith(b"\r\n"):
         # A client that ends lines in its own way may mean other lines than we see.
         raise Farewell(replies.BAD_LINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import time
@@ -78,7 +77,7 @@ class Retries:
         missing = [recipient for recipient in found if found[recipient] not in self._known]
         if len(missing) == len(mail.recipients):
             return mail
-        return dataclasses.replace(mail, recipients=missing) if missing else None
+        return mail._replace(recipients=missing) if missing else None
 
 
 def _last_mails(since: datetime) -> list[tuple[int, datetime]]:

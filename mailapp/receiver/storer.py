@@ -15,18 +15,23 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import (
+    DatabaseError,
+    Error,
+    InterfaceError,
+    OperationalError,
+    connection,
+    transaction,
+)
 
 from mailapp import wakeup
 from mailapp.conf import mail_settings
 from mailapp.models import INCOMING, Message, NewMail
 
-from .line import Frames, pack
+from .line import StorersLine
 from .retries import Retries
 
 logger = logging.getLogger(__name__)
-
-_RECEIVE_OCTETS = 1024 * 1024
 
 
 class Work(NamedTuple):
@@ -55,36 +60,29 @@ def run(fd: int) -> None:
     """Store what the receiver at the other end of a socket hands over, until that end closes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the receiver decides when it is over
         signal.signal(number, signal.SIG_IGN)
-    with socket.socket(fileno=fd) as line:
-        serve(line, handlers_storer(line))
+    with socket.socket(fileno=fd) as ours:
+        try:
+            serve(StorersLine(ours))
+        except Error as error:
+            logger.error("The storer cannot start: %r", error)  # noqa: TRY400 - known well
 
 
-def handlers_storer(line: socket.socket) -> Storer:
-    """Return what stores mail for the handlers, for the receiver at the other end of `line`."""
+def serve(line: StorersLine, do: Callable[[Work], Sequence[Result]] | None = None) -> None:
+    """Answer each work with its results until the line closes; by default store it."""
+    try:
+        with suppress(EOFError, ConnectionError):
+            do = do or _handlers_storer(line)
+            line.say(None)
+            while True:
+                line.say(do(line.hear()))
+    finally:
+        connection.close()
+
+
+def _handlers_storer(line: StorersLine) -> Storer:
     retries = Retries(mail_settings().RETRY_DAYS)
     retries.note_after_crash()
-    return Storer(retries, lambda: _is_open(line))
-
-
-def serve(line: socket.socket, storer: Callable[[Work], Sequence[Result]]) -> None:
-    """Say that it is ready, then answer each work with its results until the line closes."""
-    frames = Frames()
-    with suppress(ConnectionError):
-        line.sendall(pack(None))
-        while data := line.recv(_RECEIVE_OCTETS):
-            for work in frames.feed(data):
-                line.sendall(pack(storer(work)))
-    connection.close()
-
-
-def _is_open(line: socket.socket) -> bool:
-    """Say whether the other end is there. While it waits for results it sends nothing."""
-    try:
-        return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionError:
-        return False
+    return Storer(retries, line.is_open)
 
 
 class Storer:

@@ -40,7 +40,7 @@ class Wire:
         """Take what came in."""
         self.heard = self._loop.time()
         self.octets += len(data)
-        self._bytes = self._bytes[self._used :] + data if self.waiting else data
+        self._bytes = self._bytes[self._used :] + data
         self._used = 0
         if self._waiter is not None and not self._writing_paused:
             self._wake()
@@ -91,19 +91,22 @@ class Wire:
             timer.cancel()
         return self.waiting > 0
 
+    def next_line(self) -> bytes | None:
+        """Take the next line with its LF if it is here; raise Farewell when it has no end."""
+        start = self._used
+        end = self._bytes.find(b"\n", start) + 1
+        if (end or len(self._bytes)) - start > LONGEST_LINE:
+            raise Farewell(replies.ENDLESS_LINE)
+        if not end or self._writing_paused:  # no more commands while the answers are not read
+            return None
+        self._used = end
+        return self._bytes[start:end]
+
     async def line(self) -> bytes:
-        """Return the next line with its LF; raise Farewell when it has no end, or HungUp."""
-        while self._writing_paused:  # no more commands while the answers are not read
+        """Wait for the next line; raise Farewell when it has no end, or HungUp."""
+        while (line := self.next_line()) is None:
             await self.more()
-        while True:
-            end = self._bytes.find(b"\n", self._used) + 1
-            if (end or len(self._bytes)) - self._used > LONGEST_LINE:
-                raise Farewell(replies.ENDLESS_LINE)
-            if end:
-                line = self._bytes[self._used : end]
-                self._used = end
-                return line
-            await self.more()
+        return line
 
     async def piece(self) -> bytes:
         """Return whatever is here, at least one octet; raise HungUp."""

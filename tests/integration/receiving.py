@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 import tempfile
 import threading
@@ -58,7 +57,7 @@ class Shelf:
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
         if spool is not None:
             spool.seek(0)
-            mail = dataclasses.replace(mail, raw=spool.read())
+            mail = mail._replace(raw=spool.read())
         self.mails.append(mail)
         return Kept(replies.STORED)
 

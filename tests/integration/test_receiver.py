@@ -21,13 +21,14 @@ from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
 from mailapp.receiver.commits import Commits, Hired, NotStored
 from mailapp.receiver.destination import handlers_destination, hire_thread
+from mailapp.receiver.line import StorersLine
 from mailapp.receiver.retries import Retries
 from mailapp.receiver.storer import (
     Failure,
     IncomingStore,
     Result,
+    Storer,
     Work,
-    handlers_storer,
     store_group,
 )
 from tests.integration import receiving_handlers
@@ -259,7 +260,7 @@ def test_a_mail_is_not_committed_when_its_receiver_has_gone() -> None:
     ours, theirs = socket.socketpair()
 
     with theirs:
-        storer = handlers_storer(theirs)
+        storer = Storer(Retries(days=7), StorersLine(theirs).is_open)
         assert isinstance(storer(Work(_mails(1)))[0], int)
         ours.close()
         [result] = storer(Work(_mails(1)))
