@@ -5,6 +5,7 @@ Content ends at CR LF . CR LF and nowhere else, however the bytes are cut into s
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Callable
@@ -73,9 +74,10 @@ class DataReader:
 
     def close(self) -> None:
         """Forget the spool."""
-        if self.spool is not None:
-            self.spool.close()
-            self.spool = None
+        spool, self.spool = self.spool, None
+        if spool is not None:
+            with contextlib.suppress(OSError):  # what it held back may not fit on the disk, either
+                spool.close()
 
     def _safe_cut(self) -> int:
         """Where the buffer can be parted: behind a line, else anywhere but behind a CR."""

@@ -42,7 +42,7 @@ class Wire:
         self.octets += len(data)
         self._bytes = self._bytes[self._used :] + data
         self._used = 0
-        if self._waiter is not None and not self._writing_paused:
+        if self._waits() and not self._writing_paused:
             self._wake()
         elif len(self._bytes) > HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
@@ -176,6 +176,9 @@ class Wire:
                     await self.more()
             cut_off.cancel()
         self.close()
+
+    def _waits(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

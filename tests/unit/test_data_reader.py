@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -135,3 +138,16 @@ def test_more_than_fifty_received_fields_are_too_many(count: int, too_many: bool
     content = b"RECEIVED: from a by b\r\n" * count + b"\r\nReceived: no field\r\n" * 60
 
     assert has_too_many_hops(content) == too_many
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_does_not_end_the_content_before_its_end() -> None:
+    reader = DataReader(10**6, memory=100, make_spool=partial(Path("/dev/full").open, "r+b"))
+
+    assert reader.feed(b"x" * 200 + b"\r\n") is None
+    assert reader.feed(b"x" * 20_000 + b"\r\n") is None
+    assert reader.feed(b".\r\nQUIT\r\n") == b"QUIT\r\n"
+    reader.close()
+
+    assert reader.spool_error is not None
+    assert reader.spool_error.errno == errno.ENOSPC
