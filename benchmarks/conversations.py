@@ -41,7 +41,7 @@ def _holder(server: Server) -> Iterator[Callable[[Load, int], float]]:
         ours.part("worker"),
         ours.part("receiver") as receiver,
     ):
-        yield lambda load, count: _hold(receiver, sink, load, count)
+        yield lambda load, count: _hold(receiver.address, sink, load, count)
 
 
 def _hold(receiver: str, sink: Sink, load: Load, count: int) -> float:

@@ -22,6 +22,7 @@ def TALKING(message: MailRequest, host: str) -> Callable[..., Any]:
 
 
 @route("note@(host)")
+@route("note-(token)@(host)", token="[0-9a-f]+")
 @stateless
-def NOTE(message: MailRequest, host: str) -> None:
+def NOTE(message: MailRequest, host: str, token: str = "") -> None:
     pass

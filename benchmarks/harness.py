@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tests import postgres
@@ -67,6 +68,13 @@ def database_servers(url: str | None) -> Iterator[list[Server]]:
         yield servers
 
 
+class Program(NamedTuple):
+    """A program that runs and is ready."""
+
+    address: str  #: where it serves
+    pid: int
+
+
 @dataclass(frozen=True)
 class Installation:
     """This project with a folder and a database of its own."""
@@ -74,10 +82,12 @@ class Installation:
     folder: Path
     environment: Mapping[str, str]
 
-    def part(self, name: str) -> contextlib.AbstractContextManager[str]:
-        """Run a part of `runmail` until the block ends; yield where it serves."""
+    def part(self, name: str, **environment: str) -> contextlib.AbstractContextManager[Program]:
+        """Run a part of `runmail` until the block ends; yield it once it is ready."""
         command = ("manage.py", "runmail", "--only", name, "--supervisor-fd")
-        return running(*command, folder=self.folder, environment=self.environment)
+        return running(
+            *command, folder=self.folder, environment={**self.environment, **environment}
+        )
 
     def run(self, *command: str) -> str:
         """Run a program to its end and return what it printed."""
@@ -119,10 +129,10 @@ def installation(server: Server, **environment: str) -> Iterator[Installation]:
 
 
 @contextlib.contextmanager
-def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Run a program until the block ends; yield the line it says once it is ready.
+def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Program]:
+    """Run a program until the block ends; yield it once it is ready.
 
-    The program gets the number of a socket as its last argument: it says the line there,
+    The program gets the number of a socket as its last argument: it says there where it serves,
     and ends when the other end is closed.
     """
     ours, theirs = socket.socketpair()
@@ -143,7 +153,7 @@ def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iter
                 log.seek(0)
                 said = log.read().decode(errors="replace")
                 raise BrokenBenchmark(f"{' '.join(command)} did not start:\n{said}")
-            yield ready
+            yield Program(ready, process.pid)
         finally:
             ours.close()
             try:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import multiprocessing
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import uvloop
 
 from benchmarks.harness import BrokenBenchmark
 
@@ -27,7 +30,11 @@ class Load:
     size: int
     kept: bool = True  #: many messages over one connection
     sessions: int = 20
-    recipient: str = "note@localhost"
+    recipient: str = "note@localhost"  #: `{token}` in it differs, but only by `converse`
+
+
+KEPT = Load("kept connections, 4 kB", size=4096)
+EACH = Load("a connection each, 4 kB", size=4096, kept=False)
 
 
 class Span(NamedTuple):
@@ -39,6 +46,11 @@ class Span(NamedTuple):
     @property
     def seconds(self) -> float:
         return self.end - self.begin
+
+
+def sender(address: str, load: Load) -> Callable[[int], float]:
+    """Return what sends so many messages and returns the seconds that it took."""
+    return lambda count: send(address, load, count).seconds
 
 
 def send(address: str, load: Load, count: int) -> Span:
@@ -62,7 +74,7 @@ def _by_smtp_source(address: str, load: Load, count: int) -> Span:
 
 
 def converse(address: str, load: Load, count: int) -> Span:
-    """Send `count` messages, each from another sender, by processes of our own."""
+    """Send `count` messages, each with its own sender and Message-ID, by processes of our own."""
     shares = [range(start, count, _PROCESSES) for start in range(min(_PROCESSES, count))]
     with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
         run = uuid.uuid4().hex[:8]
@@ -72,7 +84,13 @@ def converse(address: str, load: Load, count: int) -> Span:
 
 
 def _send_share(address: str, load: Load, run: str, numbers: Sequence[int]) -> Span:
-    return asyncio.run(_Client(address, load, run).send(numbers))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Client(address, load, run).send(numbers))
+
+
+def token_of(run: str, number: int) -> str:
+    """Return what tells a message from all others, without showing their order."""
+    return hashlib.md5(f"{run}-{number}".encode()).hexdigest()
 
 
 class _Client:
@@ -80,7 +98,8 @@ class _Client:
         self.host, _, self.port = address.rpartition(":")
         self.load = load
         self.run = run
-        self.message = b"Subject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * (load.size // 80)
+        body = (b"x" * 78 + b"\r\n") * (load.size // 80)
+        self.rest = b"Subject: benchmark\r\n\r\n" + body + b".\r\n"
 
     async def send(self, numbers: Sequence[int]) -> Span:
         sessions = max(self.load.sessions // _PROCESSES, 1)
@@ -111,11 +130,13 @@ class _Client:
         await ask(b"", b"220")
         await ask(b"EHLO client.test\r\n", b"250")
         for number in numbers:
-            sender = f"{self.run}-{number}@client.test"
-            await ask(f"MAIL FROM:<{sender}>\r\n".encode(), b"250")
-            await ask(f"RCPT TO:<{self.load.recipient}>\r\n".encode(), b"250")
+            token = token_of(self.run, number)
+            recipient = self.load.recipient.format(token=token)
+            await ask(f"MAIL FROM:<{token}@client.test>\r\n".encode(), b"250")
+            await ask(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
             await ask(b"DATA\r\n", b"354")
-            await ask(self.message + b".\r\n", b"250")
+            writer.write(f"Message-ID: <{token}@client.test>\r\n".encode())
+            await ask(self.rest, b"250")
         await ask(b"QUIT\r\n", b"221")
         writer.close()
         await writer.wait_closed()

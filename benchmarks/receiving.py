@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.harness import Server, installation, medians, print_table, running
-from benchmarks.load import Load, send
+from benchmarks.load import EACH, KEPT, Load, sender
 
 PEER = "aiosmtpd, discards"
-LOADS = [
-    Load("kept connections, 4 kB", size=4096),
-    Load("a connection each, 4 kB", size=4096, kept=False),
-    Load("kept connections, 1 MB", size=1_000_000),
-]
+LOADS = [KEPT, EACH, Load("kept connections, 1 MB", size=1_000_000)]
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
@@ -23,7 +19,7 @@ def measure(servers: Sequence[Server], seconds: float) -> None:
     rows = []
     for load in LOADS:
         with _addresses(servers) as addresses:
-            contestants = {name: _sender(address, load) for name, address in addresses.items()}
+            contestants = {name: sender(address, load) for name, address in addresses.items()}
             rates = medians(contestants, seconds)
         peer = rates.pop(PEER)
         ours = [cell for rate in rates.values() for cell in (f"{rate:.0f}", f"{rate / peer:.2f}")]
@@ -32,18 +28,14 @@ def measure(servers: Sequence[Server], seconds: float) -> None:
     print_table("receiving, messages per second", ["", PEER, *names], rows)
 
 
-def _sender(address: str, load: Load) -> Callable[[int], float]:
-    return lambda count: send(address, load, count).seconds
-
-
 @contextlib.contextmanager
 def _addresses(servers: Sequence[Server]) -> Iterator[dict[str, str]]:
     """Run the peer and a receiver on each database; yield where they listen."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-bench-")))
         peer = running("-m", "benchmarks.discard", folder=folder, environment={})
-        addresses = {PEER: stack.enter_context(peer)}
+        addresses = {PEER: stack.enter_context(peer).address}
         for server in servers:
             ours = stack.enter_context(installation(server))
-            addresses[server.name] = stack.enter_context(ours.part("receiver"))
+            addresses[server.name] = stack.enter_context(ours.part("receiver")).address
         yield addresses

@@ -1,6 +1,7 @@
 """How the benchmarks choose what to do and what to print."""
 
 from benchmarks.harness import ROUNDS, medians, print_table
+from benchmarks.load import token_of
 
 
 def test_contestants_take_turns():
@@ -40,3 +41,10 @@ def test_a_table_has_its_columns_in_line(capsys):
         "kept                 5300\n"
         "a connection each      90\n"
     )
+
+
+def test_no_two_messages_are_alike_and_none_is_in_order():
+    tokens = [token_of(run, number) for run in ("first", "second") for number in range(100)]
+
+    assert len(set(tokens)) == 200
+    assert tokens != sorted(tokens)
