@@ -7,15 +7,19 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Callable, Sequence
 
-from benchmarks import backlog, conversations, receiving
-from benchmarks.harness import ROUNDS, BrokenBenchmark, database_servers
+from benchmarks import backlog, conversations, memory, receivers, receiving, stored
+from benchmarks.harness import ROUNDS, BrokenBenchmark, Server, database_servers
 from benchmarks.load import SMTP_SOURCE
 
-BENCHMARKS = {
-    "receiving": receiving.measure,
-    "conversations": conversations.measure,
-    "backlog": backlog.measure,
+BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = {
+    "receiving": lambda servers, options: receiving.measure(servers, options.seconds),
+    "receivers": lambda servers, options: receivers.measure(servers, options.seconds),
+    "stored": lambda servers, options: stored.measure(servers, options.seconds, options.stored),
+    "memory": lambda servers, options: memory.measure(servers, options.large, options.idle),
+    "conversations": lambda servers, options: conversations.measure(servers, options.seconds),
+    "backlog": lambda servers, options: backlog.measure(servers, options.seconds),
 }
 
 
@@ -28,7 +32,7 @@ def main() -> None:
     )
     with database_servers(options.database) as servers:
         for name in options.only or BENCHMARKS:
-            BENCHMARKS[name](servers, options.seconds)
+            BENCHMARKS[name](servers, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated"
     )
     parser.add_argument("--seconds", type=float, default=3, help="of each round; default: 3")
+    parser.add_argument(
+        "--stored", type=int, default=1_000_000, help="mails that are stored already, for `stored`"
+    )
+    parser.add_argument(
+        "--large", type=int, default=50, help="large mails at once, for `memory`; default: 50"
+    )
+    parser.add_argument(
+        "--idle", type=int, default=10_000, help="idle connections, for `memory`; default: 10000"
+    )
     parser.add_argument(
         "--database",
         metavar="URL",

@@ -7,22 +7,27 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.footprint import PEAK, PROC, megabytes, tree
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--database=sqlite://"]
 
 
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
         ("receiving", ["kept connections, 4 kB", "a connection each, 4 kB"]),
+        ("receivers", ["SQLite, kept connections, 4 kB", "SQLite, a connection each, 4 kB"]),
+        ("stored", ["SQLite"]),
+        ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
         ("conversations", ["SQLite"]),
         ("backlog", ["bare loop, one transaction each", "worker, state and answer"]),
     ],
 )
-def test_each_benchmark_prints_its_rates(name, rows):
-    arguments = ["--only", name, "--seconds", "0.01", "--database", "sqlite://"]
-
+def test_each_benchmark_prints_its_figures(name, rows):
     program = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", "benchmarks", "--only", name, *TINY],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -31,4 +36,16 @@ def test_each_benchmark_prints_its_rates(name, rows):
 
     assert program.returncode == 0, program.stderr
     for row in rows:
-        assert re.search(rf"^{row} +[\d. ]*[1-9]", program.stdout, re.MULTILINE), program.stdout
+        found = re.search(rf"^{row}((?: +[\d.]+)+)$", program.stdout, re.MULTILINE)
+        assert found, program.stdout
+        assert all(float(figure) > 0 for figure in found[1].split()), program.stdout
+
+
+@pytest.mark.skipif(not PROC.exists(), reason="there is no /proc")
+def test_memory_is_that_of_a_program_and_its_children():
+    program = [sys.executable, "-c", "import subprocess; subprocess.run(['cat'])"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE) as parent:
+        wait_until(lambda: len(list(tree(parent.pid))) == 2)
+        _, child = tree(parent.pid)
+
+        assert megabytes(parent.pid, PEAK) > megabytes(child, PEAK) > 0
