@@ -228,6 +228,11 @@ class MailSettings:
     BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_positive)
     BATCH_SECONDS: float = _setting(
         0.25, "How long a batch may run before what is done is committed.", _is_positive
+    ENGINE: str = _setting(
+        "local",
+        "Who calls the handlers: `local`, `celery`, `procrastinate` or `tasks`; see engines.md.",
+        _is_one_of("local", "celery", "procrastinate", "tasks"),
+    )
     )
     ATOMIC_HANDLERS: bool = _setting(
         True, "Run each state function in a transaction with the state and the mail it causes."

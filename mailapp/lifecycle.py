@@ -52,18 +52,24 @@ def living(kind: str, queue: str = "") -> Iterator[Life]:
     In the main thread, SIGTERM and SIGINT ask it to stop; the body returns when it did.
     """
     life = Life(Process.here(kind, queue))
-    with _stopped_by_signals(life):
-        life.process.save(force_insert=True)
-        ended = threading.Event()
-        heart = threading.Thread(target=_beat, args=(life, ended), name="heartbeat", daemon=True)
-        heart.start()
-        try:
-            yield life
-        finally:
-            ended.set()
-            heart.join()
-            with contextlib.suppress(DatabaseError):
-                life.process.stop()
+    with _stopped_by_signals(life), beating(life):
+        yield life
+
+
+@contextlib.contextmanager
+def beating(life: Life) -> Iterator[None]:
+    """Say that the process works, keep its heart beating, and say when it ended."""
+    life.process.begin()
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(life, ended), name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        with contextlib.suppress(DatabaseError):
+            life.process.stop()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 @dataclass
 class Child:
-    """One part: receiver, worker, relay, catcher or web."""
+    """One part of `runmail`, or one worker of `runworker`."""
 
     part: str
     running: Running | None = None
@@ -47,6 +47,7 @@ class Supervisor:
     """Keeps the parts running until it is asked to stop."""
 
     parts: Sequence[str]
+    command: Sequence[str]  #: what starts a part, which is its last argument
     on_ready: Callable[[dict[str, str]], None]
     children: list[Child] = field(default_factory=list)
     announced: bool = False
@@ -75,7 +76,7 @@ class Supervisor:
     def _start_what_should_run(self) -> None:
         for child in self.children:
             if child.running is None and child.start_at <= time.monotonic():
-                child.running, child.ready = _start(child.part), ""
+                child.running, child.ready = _start(*self.command, child.part), ""
                 self.selector.register(child.running.line, selectors.EVENT_READ, child)
 
     def _listen(self) -> None:
@@ -139,8 +140,8 @@ class Supervisor:
             self._bury(child)
 
 
-def _start(part: str) -> Running:
-    return Running.start("-m", "django", "runmail", "--only", part, "--supervisor-fd")
+def _start(*command: str) -> Running:
+    return Running.start("-m", "django", *command, "--supervisor-fd")
 
 
 def _mark_stopped(pid: int) -> None:

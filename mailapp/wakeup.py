@@ -1,7 +1,7 @@
 """Tell the process that works a queue that mail is due. A lost wake-up costs a poll, no mail.
 
 PostgreSQL carries it by NOTIFY, within the transaction; elsewhere a datagram goes to the
-sockets in `RUN_DIR/wake` after the commit.
+sockets in `RUN_DIR/wake` after the commit. An engine of other workers is told after it, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from django.db import DatabaseError, connection, transaction
+from django.utils.module_loading import import_string
 
 from mailapp.conf import mail_settings
 
@@ -32,6 +33,9 @@ def notify(queue: str) -> None:
             cursor.execute("SELECT pg_notify(%s, '')", [_CHANNEL + queue])
     else:
         transaction.on_commit(lambda: _send(queue), robust=True)
+    if mail_settings().ENGINE != "local":
+        ring = import_string("mailapp.engines.ring")  # by its name, since it is built on this
+        transaction.on_commit(lambda: ring(queue), robust=True)
 
 
 def _folder() -> Path:

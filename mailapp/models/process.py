@@ -1,4 +1,4 @@
-"""Running receivers, workers and relays, and their heartbeats."""
+"""Running receivers, workers, relays and sweepers, and their heartbeats."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def _oldest_heartbeat() -> datetime:
 
 
 class Process(models.Model):
-    """A running receiver, worker or relay: where it is, its heartbeat, what it works on."""
+    """A running receiver, worker, relay or sweeper: where it is, its heartbeat, its work."""
 
     class Kind(models.TextChoices):
         RECEIVER = "receiver"
         WORKER = "worker"
         RELAY = "relay"
+        SWEEPER = "sweeper"
 
     kind = models.CharField(max_length=16, choices=Kind)
     queue = models.CharField(max_length=64, blank=True)
@@ -80,3 +81,8 @@ class Process(models.Model):
         self.stopped_at = timezone.now()
         self.activity = ""
         self.save(update_fields=["stopped_at", "activity"])
+    def begin(self) -> None:
+        """Say that the process works, for the first time or again."""
+        self.heartbeat_at, self.stopped_at = timezone.now(), None
+        self.save()
+

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Self
+
 from django.core.validators import validate_slug
 from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from mailapp.conf import mail_settings
 
 INCOMING = "incoming"
 OUTGOING = "outgoing"
 UNDELIVERABLE = "undeliverable"
+
+
+class QueueQuerySet(models.QuerySet["Queue"]):
+    def handled(self) -> Self:
+        """Queues that handlers work, and that are not paused."""
+        return self.filter(purpose=Queue.Purpose.HANDLERS, paused=False)
+
+    def asleep(self) -> Self:
+        """Queues whose engine has looked since its last wake-up, or must have lost that."""
+        lost = timezone.now() - timedelta(seconds=mail_settings().POLL_SECONDS)
+        return self.filter(Q(woken_at=None) | Q(woken_at__lt=lost))
 
 
 class Queue(models.Model):
@@ -25,6 +43,14 @@ class Queue(models.Model):
         default=False, help_text="A paused queue takes mail in, but nothing is claimed from it."
     )
     description = models.TextField(blank=True)
+    woken_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="When an engine was told of due mail, until it looks.",
+    )
+
+    objects = QueueQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]

@@ -19,10 +19,10 @@ ORDER = [
     *["children", "wakeup", "lifecycle", "registry"],
     *["rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
-    *["worker", "receiver"],
+    *["worker", "receiver", "engines"],
     *["handlers"],
     *["dialogue", "devserver", "supervisor", "testing"],
-    *["admin", "templatetags", "management", "checks", "apps"],
+    *["admin", "templatetags", "management", "checks", "tasks", "apps"],
 ]
 
 # What only these may import, since everything else must not know of it.

@@ -7,15 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
-from django.db.migrations.executor import MigrationExecutor
 
 from mailapp import devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
+from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
-from mailapp.mime import one_line
+from mailapp.management.starting import check, keep_no_queries
 from mailapp.receiver import catcher, storer
 from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
@@ -24,6 +22,7 @@ _PARTS: dict[str, Callable[[Callable[[str], None]], None]] = {
     "catcher": catcher.run,
     "relay": relay.run,
     "worker": worker.run,
+    "sweeper": sweeper.run,
     "receiver": receiver.run,
     "web": devserver.run,
 }
@@ -33,7 +32,8 @@ class Command(BaseCommand):
     help = """
     Run the whole mail server in the foreground: receiver, workers, relay, and with
     MAIL["CATCHER"] and MAIL["WEB"] the mail catcher and the admin. Ctrl-C or SIGTERM ends
-    all of it with no message half done.
+    all of it with no message half done. With another MAIL["ENGINE"] than "local" the
+    handlers are called by its workers, which run elsewhere.
 
     Example: manage.py runmail
              manage.py runmail --only receiver
@@ -47,7 +47,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if options["storer_fd"] is not None:
-                _keep_no_queries()
+                keep_no_queries()
                 storer.run(options["storer_fd"])
             else:
                 self._run(options["only"], options["supervisor_fd"])
@@ -58,22 +58,18 @@ class Command(BaseCommand):
 
     def _run(self, part: str | None, supervisor_fd: int | None) -> None:
         if supervisor_fd is None:
-            _check()
+            check()
         if part is None:
-            Supervisor(_wanted(), self._announce).run()
+            Supervisor(["runmail", "--only"], _wanted(), self._announce).run()
         else:
             if part != "web":
-                _keep_no_queries()
+                keep_no_queries()
             with supervised(supervisor_fd) as on_ready:
                 _PARTS[part](on_ready)
 
     def _announce(self, ready: Mapping[str, str]) -> None:
         self.stdout.write("\n".join(["", *_banner(ready), ""]))
         self.stdout.flush()
-
-
-def _keep_no_queries() -> None:
-    settings.DEBUG = False  # with it Django keeps every query of a process without end
 
 
 def _banner(ready: Mapping[str, str]) -> Iterator[str]:
@@ -85,6 +81,8 @@ def _banner(ready: Mapping[str, str]) -> Iterator[str]:
         yield f"Catcher   {catcher_at}, keeps mail in {conf.CATCHER_QUEUE}"
     if web_at := ready.get("web"):
         yield f"Admin     http://{web_at}/admin/"
+    if engine := ready.get("sweeper"):
+        yield f"Engine    {engine}, whose workers run elsewhere"
     yield "Handlers  that are on, and who takes which recipients:"
     for handler in handlers:
         yield f"  {handler.name}"
@@ -104,24 +102,12 @@ def _states_by_pattern(handler: HandlerModule) -> dict[str, list[str]]:
     return patterns
 
 
-def _check() -> None:
-    """Say in one line what would keep every part from starting."""
-    try:
-        executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
-        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            raise CommandError("The database is not up to date: run manage.py migrate first.")
-        registry.sync()
-        registry.current_router()  # raises BadRoute
-    except OperationalError as error:
-        raise CommandError(f"The database does not answer: {one_line(str(error))}") from error
-
-
 def _wanted() -> list[str]:
     conf = mail_settings()
     return [
         *(["catcher"] if conf.CATCHER else []),
         "relay",
-        *(["worker"] * conf.WORKERS),
+        *(["worker"] * conf.WORKERS if conf.ENGINE == "local" else ["sweeper"]),
         *(["receiver"] * conf.RECEIVER_PROCESSES),
         *(["web"] if conf.WEB else []),
     ]

@@ -1,0 +1,28 @@
+"""What a long-running command does before it serves."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
+from django.db.migrations.executor import MigrationExecutor
+
+from mailapp import registry
+from mailapp.mime import one_line
+
+
+def keep_no_queries() -> None:
+    """Save memory in development: with DEBUG, Django keeps every query without end."""
+    settings.DEBUG = False
+
+
+def check() -> None:
+    """Say in one line what would keep every process from starting, as CommandError."""
+    try:
+        executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            raise CommandError("The database is not up to date: run manage.py migrate first.")
+        registry.sync()
+        registry.current_router()  # raises BadRoute
+    except OperationalError as error:
+        raise CommandError(f"The database does not answer: {one_line(str(error))}") from error
