@@ -64,6 +64,10 @@ def _is_positive(value: float) -> str | None:
     return None if value > 0 else "must be more than zero"
 
 
+def _is_not_negative(value: float) -> str | None:
+    return None if value >= 0 else "must not be less than zero"
+
+
 def _are_positive(value: list[float]) -> str | None:
     return None if value and all(item > 0 for item in value) else "needs positive numbers"
 
@@ -224,15 +228,23 @@ class MailSettings:
         "Messages up to this size live in the database, larger ones in the storage `mail`.",
         _is_positive,
     )
-    WORKERS: int = _setting(1, "Worker processes under `runmail` (one, on SQLite).", _is_positive)
-    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_positive)
-    BATCH_SECONDS: float = _setting(
-        0.25, "How long a batch may run before what is done is committed.", _is_positive
     ENGINE: str = _setting(
         "local",
         "Who calls the handlers: `local`, `celery`, `procrastinate` or `tasks`; see engines.md.",
         _is_one_of("local", "celery", "procrastinate", "tasks"),
     )
+    WORKERS: int = _setting(1, "Worker processes under `runmail` (one, on SQLite).", _is_positive)
+    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_positive)
+    BATCH_SECONDS: float = _setting(
+        0.25, "How long a batch may run before what is done is committed.", _is_positive
+    )
+    HANDLER_SECONDS: float = _setting(
+        60, "How long a handler may take before its worker is killed over it.", _is_positive
+    )
+    WORKER_MEMORY: int = _setting(
+        512 * 1024 * 1024,
+        "Memory that a worker may take before its handler fails; 0: all that there is.",
+        _is_not_negative,
     )
     ATOMIC_HANDLERS: bool = _setting(
         True, "Run each state function in a transaction with the state and the mail it causes."

@@ -59,6 +59,14 @@ class NotAState(MailError):
     """A state function returned something that is not a registered state function."""
 
 
+class TimerGone(MailError):
+    """The handler module has no such timer any more; was its function or state renamed?"""
+
+
+class NothingToAnswer(MailError):
+    """No mail of this conversation is kept, so it takes an author to write to the person."""
+
+
 class ConversationMoved(MailError):
     """Somebody else moved this conversation while the handler ran; the mail is tried again."""
 
@@ -71,7 +79,7 @@ class WorkLost(MailError):
 
 
 class LostTooOften(MailError):
-    """The process that worked on this mail died, and every try is used up."""
+    """Three processes died while they worked on this mail."""
 
 
 class ClaimLost(MailError):

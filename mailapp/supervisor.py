@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from mailapp.children import Running
 from mailapp.conf import mail_settings
+from mailapp.containment import ending
 from mailapp.errors import DidNotStart
 from mailapp.models import Process
 
@@ -46,8 +47,8 @@ class Child:
 class Supervisor:
     """Keeps the parts running until it is asked to stop."""
 
-    parts: Sequence[str]
     command: Sequence[str]  #: what starts a part, which is its last argument
+    parts: Sequence[str]
     on_ready: Callable[[dict[str, str]], None]
     children: list[Child] = field(default_factory=list)
     announced: bool = False
@@ -101,7 +102,9 @@ class Supervisor:
         code = self._bury(child)
         if not self.announced:
             raise DidNotStart(child.part)
-        logger.error("%s ended (%s) and starts again in %.1f s", child.part, code, child.pause)
+        logger.error(
+            "%s ended (%s) and starts again in %.1f s", child.part, ending(code), child.pause
+        )
         child.start_at = time.monotonic() + child.pause
         child.pause = min(child.pause * 2, _LONGEST_PAUSE)
 
@@ -113,7 +116,7 @@ class Supervisor:
         line.close()
         child.running = None
         code = self._wait(child.part, process, mail_settings().DRAIN_SECONDS)
-        _mark_stopped(process.pid)
+        _mark_stopped(process.pid, ending(code))
         return code
 
     def _wait(self, part: str, process: subprocess.Popen[bytes], seconds: float) -> int:
@@ -144,12 +147,12 @@ def _start(*command: str) -> Running:
     return Running.start("-m", "django", *command, "--supervisor-fd")
 
 
-def _mark_stopped(pid: int) -> None:
+def _mark_stopped(pid: int, how: str) -> None:
     """Say in the row of a process that it ended, so that its claims are free at once."""
     ended = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
     try:
         # A receiver's successor finds by the row that it has to expect retries.
-        ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now())
+        ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now(), activity=how)
     except Error as error:
         logger.warning("Its claims are free only when its heartbeat is old: %s", error)
     finally:

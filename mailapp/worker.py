@@ -20,7 +20,7 @@ from django.db import Error, connection, transaction
 from django.db.models import F, Min
 from django.utils import timezone
 
-from mailapp import dispatch, dsn, mime, outbox, registry
+from mailapp import containment, dispatch, dsn, mime, outbox, registry
 from mailapp.conf import mail_settings
 from mailapp.errors import (
     ClaimLost,
@@ -41,6 +41,7 @@ from mailapp.wakeup import listen
 logger = logging.getLogger(__name__)
 
 _LONGEST_TRACEBACK = 20_000
+_MOST_LOST = 3  # tries that may end with their process
 
 # What says all by its name: a traceback would only tell where it was raised.
 _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
@@ -49,6 +50,7 @@ _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften
 def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOMING) -> None:
     """Work `queue` until SIGTERM or SIGINT; then finish the mail in hand and return."""
     registry.sync()
+    containment.contain()
     with living(Process.Kind.WORKER, queue) as life:
         serve(queue, life, on_ready)
 
@@ -98,7 +100,8 @@ def drain(queue: str, life: Life) -> int:
         if not batch:
             break
         life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
-        worked += work(batch, registry.current_router(max_age=0), life.stopping)
+        with containment.timed():
+            worked += work(batch, registry.current_router(max_age=0), life.stopping)
     life.activity = ""
     return worked
 
@@ -106,9 +109,10 @@ def drain(queue: str, life: Life) -> int:
 def work(batch: Sequence[Delivery], router: Router, stopping: threading.Event) -> int:
     """Dispatch and settle claimed deliveries, in order; give back those that are not tried."""
     together, done = _how_many_together(batch), 0
+    Delivery.objects.give_back(batch[together:])
     while done < together and not stopping.is_set():
         done += _next_transaction(batch[done:together], router)
-    Delivery.objects.give_back(batch[done:])
+    Delivery.objects.give_back(batch[done:together])
     return done
 
 
@@ -165,6 +169,7 @@ def _one_by_one(failed: _Turn, error: Exception) -> None:
 def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     """Run functions that asked for no transaction; what they cause is stored in one."""
     turn, started_at = _Turn(router), timezone.now()
+    containment.start_clock()
     try:
         effects = dispatch.perform(plan)
         with transaction.atomic():
@@ -214,12 +219,13 @@ class _Turn:
                 break
 
     def _attempt(self, delivery: Delivery) -> None:
+        containment.start_clock()
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:
             with transaction.atomic():
-                if _tries(delivery) > _most_tries():
-                    raise LostTooOften
+                if _tries(delivery) > _MOST_LOST:
+                    _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
                 if not (plan.atomic and mail_settings().ATOMIC_HANDLERS):
                     self.outside = plan
@@ -258,10 +264,12 @@ class _Turn:
     ) -> None:
         """Say what becomes of a delivery whose handling raised `error`.
 
-        Nobody takes it: held. A 5xx of the handler: failed, with a DSN. Anything else is
-        tried again, and after the last try held, when ERROR has its say.
+        Nobody takes it, or it kills: held. A 5xx of the handler: failed, with a DSN. Anything
+        else is tried again, and after the last try held, when ERROR has its say.
         """
         ending = _ending(delivery, error)
+        if isinstance(error, MemoryError):
+            containment.out_of_memory()
         if ending == Status.FAILED:
             self._tell_sender(delivery, error)
         elif ending == Status.HELD and plan:
@@ -310,8 +318,16 @@ def _most_tries() -> int:
     return len(mail_settings().RETRY_SECONDS) + 1
 
 
+def _refuse_killer(delivery: Delivery) -> None:
+    """Raise LostTooOften if as many tries as may be have ended with their process."""
+    lost = delivery.attempt_set.filter(outcome=Attempt.LOST, number__gt=delivery.attempts_before)
+    replies = list(lost.values_list("reply", flat=True))
+    if len(replies) >= _MOST_LOST:
+        raise LostTooOften(replies[-1])
+
+
 def _ending(delivery: Delivery, error: BaseException) -> Status:
-    if isinstance(error, NotHandled):
+    if isinstance(error, (NotHandled, LostTooOften)):
         return Status.HELD
     if isinstance(error, SMTPError) and error.permanent:
         return Status.FAILED

@@ -97,6 +97,11 @@ def _attempt_row(
     )
 
 
+def _lost_reply(process: Process | None) -> str:
+    ending = process.ending if process else ""
+    return "The process ended before this try did" + (f": {ending}" if ending else ".")
+
+
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self, now: datetime | None = None) -> Self:
         """Deliveries whose time has come, in order of arrival."""
@@ -202,7 +207,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         if not orphans.exists():
             return 0
         with transaction.atomic(using=self.db):
-            lost = list(orphans.select_for_update(no_key=True, of=("self",), skip_locked=True))
+            rows = orphans.select_related("claimed_by")
+            lost = list(rows.select_for_update(no_key=True, of=("self",), skip_locked=True))
             Attempt.objects.using(self.db).bulk_create(
                 Attempt(
                     delivery=delivery,
@@ -211,7 +217,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                     started_at=delivery.claimed_at or now,
                     ended_at=now,
                     outcome=Attempt.LOST,
-                    reply="The process ended before this try did.",
+                    reply=_lost_reply(delivery.claimed_by),
                 )
                 for delivery in lost
             )

@@ -49,7 +49,7 @@ class Process(models.Model):
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now, db_index=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
-    activity = models.CharField(max_length=255, blank=True)
+    activity = models.CharField(max_length=255, blank=True)  #: once it died, how it ended
 
     objects = ProcessQuerySet.as_manager()
 
@@ -70,19 +70,24 @@ class Process(models.Model):
         """As `ProcessQuerySet.alive` says."""
         return self.stopped_at is None and self.heartbeat_at >= _oldest_heartbeat()
 
+    @property
+    def ending(self) -> str:
+        """How the process ended, as its supervisor saw it; "" while it lives, or in good order."""
+        return self.activity if self.stopped_at else ""
+
     def beat(self, activity: str = "") -> None:
         """Say that the process is alive and what it works on."""
         self.heartbeat_at = timezone.now()
         self.activity = activity[:255]
         self.save(update_fields=["heartbeat_at", "activity"])
 
-    def stop(self) -> None:
-        """Say that the process ended in good order."""
-        self.stopped_at = timezone.now()
-        self.activity = ""
-        self.save(update_fields=["stopped_at", "activity"])
     def begin(self) -> None:
         """Say that the process works, for the first time or again."""
         self.heartbeat_at, self.stopped_at = timezone.now(), None
         self.save()
 
+    def stop(self) -> None:
+        """Say that the process ended in good order."""
+        self.stopped_at = timezone.now()
+        self.activity = ""
+        self.save(update_fields=["stopped_at", "activity"])

@@ -125,7 +125,7 @@ def test_worker_that_is_killed_starts_again_and_its_claims_are_free_at_once(runn
     wait_until(lambda: project.query(Delivery).get(pk=delivery.pk).status != Status.CLAIMED)
     send(project)
     wait_until(lambda: list(project.caught.glob("new/*")))
-    assert "worker ended (-9) and starts again" in program.output
+    assert "worker ended (signal 9, Killed) and starts again" in program.output
 
 
 def claimed_by(project: Project, pid: int) -> Delivery:
@@ -153,7 +153,7 @@ def test_part_that_is_killed_starts_again(running, part):
 
     os.kill(before, signal.SIGKILL)
 
-    wait_until(lambda: f"{part} ended (-9) and starts again" in program.output)
+    wait_until(lambda: f"{part} ended (signal 9, Killed) and starts again" in program.output)
     wait_until(lambda: alive(project).get(part, before) != before)
     wait_until(lambda: accepts(project.receiver))
     send(project)

@@ -713,29 +713,58 @@ def test_mail_whose_process_died_is_tried_alone(handle, mail, work, settings):
         claims.append(worker.work(batch, registry.current_router(max_age=0), life.stopping))
 
     assert claims == [1, 1, 2]
+    assert together == [["old-0"], ["old-1"], ["new-0", "new-1"], ["new-0", "new-1"]]
     assert Delivery.objects.filter(status=Status.DONE).count() == 4
     assert {each.attempts for each in Delivery.objects.all()} == {1, 2}
 
 
-def test_mail_that_kills_each_process_is_held_and_counts_for_no_other(handle, mail, work):
+def die_over_the_first() -> None:
+    """Have a process claim what is due and die over the first; it gave the others back."""
+    dying = Process.objects.start("worker", INCOMING)
+    batch = Delivery.objects.claim(INCOMING, dying, 50)
+    Delivery.objects.give_back(batch[1:])
+    dying.stop()
+    Process.objects.filter(pk=dying.pk).update(activity="signal 9, Killed")
+    release_dead()
+
+
+@pytest.mark.parametrize("retries", [[10.0], [10.0] * 7])
+def test_mail_that_kills_three_processes_is_held_and_counts_for_no_other(
+    handle, mail, work, settings, retries
+):
+    settings.MAIL = {**settings.MAIL, "RETRY_SECONDS": retries}
     runs = []
     handle(state_function(lambda message, local: runs.append(local)))
     deadly = mail("deadly@localhost")
     other = mail("other@localhost")
 
-    for _ in range(len(RETRIES) + 1):
-        dying = Process.objects.start("worker", INCOMING)
-        batch = Delivery.objects.claim(INCOMING, dying, 50)
-        Delivery.objects.give_back(batch[1:])  # as the worker does with those behind it
-        dying.stop()
-        release_dead()
+    for _ in range(3):
+        die_over_the_first()
     work()
 
     assert runs == ["other"]
     assert (fresh(deadly).status, fresh(deadly).queue_id) == (Status.HELD, "undeliverable")
-    assert fresh(deadly).reply.startswith("LostTooOften")
-    assert [each.outcome for each in fresh(deadly).attempt_set.all()] == ["lost"] * 4 + ["held"]
+    assert fresh(deadly).reply == (
+        "LostTooOften: Three processes died while they worked on this mail: "
+        "The process ended before this try did: signal 9, Killed"
+    )
+    assert [each.outcome for each in fresh(deadly).attempt_set.all()] == ["lost"] * 3 + ["held"]
     assert (fresh(other).status, fresh(other).attempts) == (Status.DONE, 1)
+
+
+def test_retry_of_a_mail_that_killed_three_processes_may_kill_three_more(handle, mail, work):
+    handle(state_function(lambda message, local: None))
+    deadly = mail()
+    for _ in range(3):
+        die_over_the_first()
+    work()
+
+    Delivery.objects.filter(pk=deadly.pk).retry()
+    for _ in range(2):
+        die_over_the_first()
+    work()
+
+    assert (fresh(deadly).status, fresh(deadly).attempts) == (Status.DONE, 7)
 
 
 def test_worker_takes_up_again_what_it_had_claimed_when_the_database_went_away(mail):

@@ -16,7 +16,7 @@ ORDER = [
     *["addresses", "mime"],
     *["routing", "bounces", "identity"],
     *["storage", "models"],
-    *["children", "wakeup", "lifecycle", "registry"],
+    *["children", "containment", "wakeup", "lifecycle", "registry"],
     *["rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["worker", "receiver", "engines"],

@@ -1,0 +1,73 @@
+"""What a worker may take: time for each handler, and memory. The kernel holds it to both.
+
+So it ends, too, where it is stuck in C code and no other thread of Python can run. Only for a
+process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import resource
+import signal
+from collections.abc import Iterator
+
+from mailapp.conf import mail_settings
+
+logger = logging.getLogger(__name__)
+
+_SIGNAL, _TIMER = signal.SIGALRM, signal.ITIMER_REAL
+
+_contained = False
+
+
+def contain() -> None:
+    """Limit this process for good, by `HANDLER_SECONDS` and `WORKER_MEMORY`."""
+    global _contained
+    faulthandler.register(_SIGNAL, chain=True)  # say where it hangs, then die of the signal
+    _limit_memory(mail_settings().WORKER_MEMORY)
+    _contained = True
+
+
+def _limit_memory(octets: int) -> None:
+    # Not the address space, of which threads and files take much that is never memory.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if octets and (most == resource.RLIM_INFINITY or octets < most):
+        resource.setrlimit(resource.RLIMIT_DATA, (octets, most))
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[None]:
+    """Stop, at the end of the block, the clock that was started last within it."""
+    try:
+        yield
+    finally:
+        _set_clock(0)
+
+
+def start_clock() -> None:
+    """Give the next handler its time, after which the process is killed; forget the last one's."""
+    _set_clock(mail_settings().HANDLER_SECONDS)
+
+
+def _set_clock(seconds: float) -> None:
+    if _contained:
+        signal.setitimer(_TIMER, seconds)
+
+
+def out_of_memory() -> None:
+    """Have this process end in good order, since what fills its memory may stay there."""
+    if _contained:
+        logger.error('A handler took more than MAIL["WORKER_MEMORY"]; this worker makes way')
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ending(code: int) -> str:
+    """Say how a process ended, by its exit code as `subprocess` has it."""
+    if code == -_SIGNAL:
+        return "a handler ran out of time"
+    if code < 0:
+        return f"signal {-code}, {signal.strsignal(-code)}"
+    return f"exit code {code}"
