@@ -30,7 +30,7 @@ class Load:
     size: int
     kept: bool = True  #: many messages over one connection
     sessions: int = 20
-    recipient: str = "note@localhost"  #: `{token}` in it differs, but only by `converse`
+    recipient: str = "note@localhost"  #: `{group}` is one of a hundred, but only by `converse`
 
 
 KEPT = Load("kept connections, 4 kB", size=4096)
@@ -131,7 +131,7 @@ class _Client:
         await ask(b"EHLO client.test\r\n", b"250")
         for number in numbers:
             token = token_of(self.run, number)
-            recipient = self.load.recipient.format(token=token)
+            recipient = self.load.recipient.format(group=int(token, 16) % 100)
             await ask(f"MAIL FROM:<{token}@client.test>\r\n".encode(), b"250")
             await ask(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
             await ask(b"DATA\r\n", b"354")

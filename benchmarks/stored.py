@@ -9,7 +9,7 @@ from dataclasses import replace
 from benchmarks.harness import Server, installation, medians, print_table
 from benchmarks.load import KEPT, converse
 
-LOAD = replace(KEPT, recipient="note-{token}@localhost")
+LOAD = replace(KEPT, recipient="note-{group}@localhost")
 BAR = 0.90
 
 

@@ -97,7 +97,9 @@ def _database() -> dict[str, object]:
         database["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+            # Pages that are written again and again go into the database a quarter as often.
+            "PRAGMA wal_autocheckpoint=4000;",
         }
     return database
 

@@ -205,7 +205,10 @@ def _deliveries(message_id: str, recipient: str) -> Iterable[Delivery]:
     if not message_id:
         return []
     return Delivery.objects.filter(
-        queue=OUTGOING, message__message_id=message_id[:255], recipient__iexact=recipient
+        queue=OUTGOING,
+        message__protocol="",
+        message__message_id=message_id[:255],
+        recipient__iexact=recipient,
     )
 
 

@@ -115,7 +115,7 @@ class MessageAdmin(MailAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Message], search_term: str
     ) -> tuple[QuerySet[Message], bool]:
-        """Find a Message-ID or the messages of a whole address, by index."""
+        """Find a Message-ID, which reads the table, or the messages of an address, by index."""
         term = search_term.strip()
         if term.startswith("<"):
             queryset = queryset.filter(message_id=term)

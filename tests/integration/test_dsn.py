@@ -137,7 +137,7 @@ def test_bounce_about_mail_that_only_came_in_changes_nothing(delivery: Callable[
 def test_bounce_waits_for_a_delivery_that_the_relay_has_in_hand(
     delivery: Callable[..., Delivery], process: Callable[..., Process]
 ):
-    delivery("reader@client.test", raw=OURS, queue=OUTGOING)
+    delivery("reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
     [claimed] = Delivery.objects.claim(OUTGOING, process("relay", OUTGOING), 1)
 
     with pytest.raises(DeliveryInHand):
