@@ -8,9 +8,7 @@ whose last try ended with its process.
 from __future__ import annotations
 
 import logging
-import random
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import monotonic
@@ -20,7 +18,7 @@ from django.db import Error, connection, transaction
 from django.db.models import F, Min
 from django.utils import timezone
 
-from mailapp import containment, dispatch, dsn, mime, outbox, registry
+from mailapp import containment, dispatch, dsn, failures, mime, outbox, registry
 from mailapp.conf import mail_settings
 from mailapp.errors import (
     ClaimLost,
@@ -39,9 +37,6 @@ from mailapp.routing import Router
 from mailapp.wakeup import listen
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_TRACEBACK = 20_000
-_MOST_LOST = 3  # tries that may end with their process
 
 # What says all by its name: a traceback would only tell where it was raised.
 _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
@@ -224,7 +219,7 @@ class _Turn:
         self.plan, started_at = None, timezone.now()
         try:
             with transaction.atomic():
-                if _tries(delivery) > _MOST_LOST:
+                if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
                 if not (plan.atomic and mail_settings().ATOMIC_HANDLERS):
@@ -276,8 +271,8 @@ class _Turn:
             self._enter_error(plan)
         self.outcomes[delivery] = Outcome(
             status=ending,
-            reply=_reply(error),
-            error="" if isinstance(error, _PLAIN) else _traceback(error),
+            reply=failures.in_one_line(error),
+            error="" if isinstance(error, _PLAIN) else failures.in_full(error),
             delay=_delay(delivery, error) if ending == Status.DEFERRED else 0,
             handler=plan.handler if plan else None,
             started_at=started_at,
@@ -286,7 +281,9 @@ class _Turn:
     def _tell_sender(self, delivery: Delivery, error: BaseException) -> None:
         try:
             with transaction.atomic():
-                dsn.post_failure(delivery.message, [(delivery.recipient, _reply(error))])
+                dsn.post_failure(
+                    delivery.message, [(delivery.recipient, failures.in_one_line(error))]
+                )
         except Exception:
             logger.exception("No report of the failed delivery %d", delivery.pk)
 
@@ -314,15 +311,11 @@ def _tries(delivery: Delivery) -> int:
     return delivery.attempts - delivery.attempts_before
 
 
-def _most_tries() -> int:
-    return len(mail_settings().RETRY_SECONDS) + 1
-
-
 def _refuse_killer(delivery: Delivery) -> None:
     """Raise LostTooOften if as many tries as may be have ended with their process."""
     lost = delivery.attempt_set.filter(outcome=Attempt.LOST, number__gt=delivery.attempts_before)
     replies = list(lost.values_list("reply", flat=True))
-    if len(replies) >= _MOST_LOST:
+    if len(replies) >= failures.MOST_LOST:
         raise LostTooOften(replies[-1])
 
 
@@ -331,25 +324,9 @@ def _ending(delivery: Delivery, error: BaseException) -> Status:
         return Status.HELD
     if isinstance(error, SMTPError) and error.permanent:
         return Status.FAILED
-    return Status.HELD if _tries(delivery) >= _most_tries() else Status.DEFERRED
+    return Status.HELD if _tries(delivery) >= failures.most_tries() else Status.DEFERRED
 
 
 def _delay(delivery: Delivery, error: BaseException) -> float:
-    """Seconds until the next try, with a tenth of jitter so that failures do not march in step."""
-    if isinstance(error, ConversationMoved):
-        return 0
-    return mail_settings().RETRY_SECONDS[_tries(delivery) - 1] * random.uniform(0.9, 1.1)
-
-
-def _reply(error: BaseException) -> str:
-    if isinstance(error, SMTPError):
-        return error.reply
-    last = traceback.format_exception_only(error)[-1]  # it knows errors whose text raises, too
-    return mime.one_line(last.removeprefix(f"{type(error).__module__}."))[:500]
-
-
-def _traceback(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error))
-    return (
-        text.replace("\0", "\\0").encode(errors="backslashreplace").decode()[-_LONGEST_TRACEBACK:]
-    )
+    """Seconds until the next try."""
+    return 0 if isinstance(error, ConversationMoved) else failures.pause(_tries(delivery))

@@ -17,7 +17,7 @@ ORDER = [
     *["routing", "bounces", "identity"],
     *["storage", "models"],
     *["children", "containment", "wakeup", "lifecycle", "registry"],
-    *["rendering", "outbox", "dsn", "request", "backends"],
+    *["failures", "rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["worker", "receiver", "engines"],
     *["handlers"],

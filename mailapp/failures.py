@@ -1,0 +1,40 @@
+"""What a failure becomes: whether and when it is tried again, and what the operator reads of it."""
+
+from __future__ import annotations
+
+import random
+import traceback
+
+from mailapp import mime
+from mailapp.conf import mail_settings
+from mailapp.errors import SMTPError
+
+MOST_LOST = 3  #: tries that may end with their process
+
+_LONGEST_TRACEBACK = 20_000
+
+
+def most_tries() -> int:
+    """How often something is tried."""
+    return len(mail_settings().RETRY_SECONDS) + 1
+
+
+def pause(tries: int) -> float:
+    """Seconds to wait after so many tries, with a tenth of jitter, lest failures march in step."""
+    return mail_settings().RETRY_SECONDS[tries - 1] * random.uniform(0.9, 1.1)
+
+
+def in_one_line(error: BaseException) -> str:
+    """Say what was raised; of an SMTPError, its reply."""
+    if isinstance(error, SMTPError):
+        return error.reply
+    last = traceback.format_exception_only(error)[-1]  # it knows errors whose text raises, too
+    return mime.one_line(last.removeprefix(f"{type(error).__module__}."))[:500]
+
+
+def in_full(error: BaseException) -> str:
+    """Return the end of the traceback, fit for a database."""
+    text = "".join(traceback.format_exception(error))
+    return (
+        text.replace("\0", "\\0").encode(errors="backslashreplace").decode()[-_LONGEST_TRACEBACK:]
+    )
