@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Self
 
 from django.db import models
 from django.utils import timezone
@@ -30,6 +31,10 @@ class UnheardQuerySet(models.QuerySet["Unheard"]):
             ],
             ignore_conflicts=True,
         )
+
+    def since(self, moment: datetime) -> Self:
+        """What was noted from then on."""
+        return self.filter(created_at__gte=moment)
 
     def forget(self, days: float) -> None:
         """Delete what is older than `days`."""

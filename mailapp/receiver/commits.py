@@ -7,7 +7,6 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -40,6 +39,7 @@ class Hired(NamedTuple):
 
     line: socket.socket  #: our end
     wait: Callable[[], object]  #: returns when it has ended
+    kill: Callable[[], object]  #: ends it in the middle of whatever it does
 
 
 class Commits:
@@ -52,12 +52,13 @@ class Commits:
     def __init__(self, hire: Callable[[], Hired]) -> None:
         """`hire` starts a storer."""
         self._hire = hire
-        self._waiting: deque[_Pending] = deque()
+        self._waiting: dict[_Pending, None] = {}  # in order, and each is easily taken out
         self._in_hand: _InHand | None = None
         self._unheard: list[int] = []
         self._unheard_since: datetime | None = None
         self._line: ReceiversLine | None = None
         self._called = False
+        self._stuck_since: float | None = None
         self._replacing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,7 +77,14 @@ class Commits:
         if self._line is not None:
             self._line.lost.remove_done_callback(self._replace_storer)
             self._line.close()
+            killing = self._loop.call_later(patience, self._hired.kill)
             await self._ended
+            killing.cancel()
+
+    @property
+    def seconds_stuck(self) -> float:
+        """How long nothing has been stored although something waits for it."""
+        return 0 if self._stuck_since is None else self._loop.time() - self._stuck_since
 
     async def store(self, mail: NewMail, patience: float) -> int | None:
         """Return the key of a mail when it is committed; None if it was stored before.
@@ -85,13 +93,17 @@ class Commits:
         and counts as unheard.
         """
         pending = _Pending(mail, self._loop.create_future())
-        alarm = self._loop.call_later(patience, pending.give_up)
-        self._waiting.append(pending)
+        alarm = self._loop.call_later(patience, self._give_up, pending)
+        self._waiting[pending] = None
         self._call()
         try:
             return await pending.key
         finally:
             alarm.cancel()
+
+    def _give_up(self, pending: _Pending) -> None:
+        self._waiting.pop(pending, None)
+        pending.give_up()
 
     def unheard(self, key: int) -> None:
         """Have it noted, before anything that comes later is stored, that a 250 was not heard."""
@@ -101,6 +113,8 @@ class Commits:
     def _call(self) -> None:
         """Hand work over once all sessions that can go on by now have gone on."""
         self._idle.clear()
+        if self._stuck_since is None:
+            self._stuck_since = self._loop.time()
         if not self._called:
             self._called = True
             self._loop.call_soon(self._hand_over)
@@ -113,6 +127,7 @@ class Commits:
         work = Work([each.mail for each in group], self._unheard, self._unheard_since)
         if not any(work):
             self._idle.set()
+            self._stuck_since = None
             return
         self._unheard, self._unheard_since = [], None
         self._in_hand = _InHand(group, work, timezone.now())
@@ -122,11 +137,13 @@ class Commits:
         """Take the mails that wait, as many as go into one commit."""
         group: list[_Pending] = []
         octets = 0
-        while self._waiting and len(group) < _GROUP_MAILS and octets < _GROUP_OCTETS:
-            pending = self._waiting.popleft()
-            if not pending.key.done():  # else its session has given up
-                group.append(pending)
-                octets += len(pending.mail.raw)
+        for pending in self._waiting:
+            group.append(pending)
+            octets += len(pending.mail.raw)
+            if len(group) >= _GROUP_MAILS or octets >= _GROUP_OCTETS:
+                break
+        for pending in group:
+            del self._waiting[pending]
         return group
 
     def _take_results(self, results: Sequence[Result]) -> None:
@@ -136,14 +153,14 @@ class Commits:
                 self._unheard.append(result)
             else:
                 pending.answer(result)
-        self._in_hand = None
+        self._in_hand = self._stuck_since = None
         self._call()
 
     async def _start_storer(self) -> None:
-        hired = self._hire()
-        self._ended = self._loop.run_in_executor(None, hired.wait)
+        self._hired = self._hire()
+        self._ended = self._loop.run_in_executor(None, self._hired.wait)
         _, line = await self._loop.create_unix_connection(
-            lambda: ReceiversLine(self._take_results), sock=hired.line
+            lambda: ReceiversLine(self._take_results), sock=self._hired.line
         )
         try:
             await line.ready

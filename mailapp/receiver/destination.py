@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import BinaryIO
 
+from django.core.files.storage import storages
 from django.db import connection
 
 from mailapp.addresses import fold, split
@@ -84,7 +85,7 @@ class HandlersDestination:
 
     def unavailable(self) -> bytes | None:
         """No mail is taken without a database, or with little space for it."""
-        if self._health.seconds_away:
+        if self._health.seconds_away or self._commits.seconds_stuck > self._settings.COMMIT_SECONDS:
             return replies.DATABASE_AWAY
         if self._health.free_space < self._settings.MIN_FREE_SPACE:
             return replies.DISK_LOW
@@ -109,6 +110,8 @@ class HandlersDestination:
             if spool is not None:
                 mail = await asyncio.to_thread(_with_file, mail, spool)
             key = await self._commits.store(mail, self._settings.COMMIT_SECONDS)
+            if key is None and mail.file:  # it was stored before, under another name
+                await asyncio.to_thread(storages["mail"].delete, mail.file)
         except NotStored as error:
             return Kept(replies.with_id(replies.NOT_STORED, error.number))
         except Exception as error:
@@ -164,7 +167,7 @@ async def handlers_destination(
 def hire_process() -> Hired:
     """Start a storer as a process of its own."""
     running = Running.start("-m", "django", "runmail", "--skip-checks", "--storer-fd")
-    return Hired(running.line, running.process.wait)
+    return Hired(running.line, running.process.wait, running.process.kill)
 
 
 def hire_thread(storer: Callable[[Work], Sequence[Result]] | None = None) -> Hired:
@@ -177,7 +180,7 @@ def hire_thread(storer: Callable[[Work], Sequence[Result]] | None = None) -> Hir
 
     thread = threading.Thread(target=work, name="storer", daemon=True)
     thread.start()
-    return Hired(ours, thread.join)
+    return Hired(ours, thread.join, lambda: None)
 
 
 def _close_connection() -> None:

@@ -29,7 +29,7 @@ def places_of_mail(settings: MailSettings) -> list[Path]:
         folders.append(Path(storages["mail"].path("")))
     if connection.vendor == "sqlite":
         folders.append(Path(connection.settings_dict["NAME"]).parent)
-    return [folder for folder in folders if folder.is_dir()]
+    return folders
 
 
 class Health:
@@ -82,5 +82,15 @@ class Health:
             logger.error("The database does not answer: %r", reason)
 
     def _look_at_disks(self) -> None:
-        free = [shutil.disk_usage(folder).free for folder in self._folders]
-        self.free_space = min(free, default=0)
+        self.free_space = min(map(_free_space, self._folders), default=0)
+
+
+def _free_space(folder: Path) -> int:
+    """Octets that are free where a folder is or would be made; none when that cannot be told."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        logger.error("No space is known of in %s: %r", folder, error)  # noqa: TRY400
+        return 0

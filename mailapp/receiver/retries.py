@@ -8,12 +8,15 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from django.utils import timezone
+
 from mailapp.conf import mail_settings
 from mailapp.models import Message, NewMail, Process, Unheard
 from mailapp.models.unheard import digests
 
 _FORGET_SECONDS = 3600.0
 _REFRESH_SECONDS = 1.0
+_COMMIT_TIME = timedelta(minutes=1)
 _LAST_MAILS = 500  # more than can be between a commit and its replies when a process is killed
 
 
@@ -26,7 +29,7 @@ class Retries:
     def __init__(self, days: float) -> None:
         self._days = days
         self._known: set[str] = set()
-        self._last = 0
+        self._looked_at = timezone.now()
         self._forget_at = self._refresh_at = 0.0
 
     def keep_fresh(self) -> None:
@@ -36,18 +39,16 @@ class Retries:
 
     def refresh(self) -> None:
         """Learn what other processes noted, and now and then forget what is old."""
+        began = timezone.now()
         if time.monotonic() >= self._forget_at:
             Unheard.objects.forget(self._days)
             self._forget_at = time.monotonic() + _FORGET_SECONDS
-            self._known = self._noted_after(0)
+            self._known = _noted_since(None)
         else:
-            self._known |= self._noted_after(self._last)
+            # What commits late has an early time, so look back a little.
+            self._known |= _noted_since(self._looked_at - _COMMIT_TIME)
+        self._looked_at = began
         self._refresh_at = time.monotonic() + _REFRESH_SECONDS
-
-    def _noted_after(self, last: int) -> set[str]:
-        news = dict(Unheard.objects.filter(pk__gt=last).values_list("pk", "digest"))
-        self._last = max(news, default=last)
-        return set(news.values())
 
     def note(self, messages: Sequence[int]) -> None:
         """Remember messages whose senders may not know that they are stored."""
@@ -78,6 +79,11 @@ class Retries:
         if len(missing) == len(mail.recipients):
             return mail
         return mail._replace(recipients=missing) if missing else None
+
+
+def _noted_since(moment: datetime | None) -> set[str]:
+    noted = Unheard.objects.all() if moment is None else Unheard.objects.since(moment)
+    return set(noted.values_list("digest", flat=True))
 
 
 def _last_mails(since: datetime) -> list[tuple[int, datetime]]:

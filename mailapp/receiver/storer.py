@@ -23,6 +23,7 @@ from django.db import (
     connection,
     transaction,
 )
+from django.utils import timezone
 
 from mailapp import wakeup
 from mailapp.conf import mail_settings
@@ -47,6 +48,9 @@ class Failure(NamedTuple):
 
     number: str
 
+
+#: A commit that ended so may have happened all the same, and must not be made a second time.
+BROKEN_OFF = (OperationalError, InterfaceError)
 
 #: The key of a mail, or None when it is stored already.
 Result = int | Failure | None
@@ -92,22 +96,34 @@ class Storer:
         """`is_wanted` is asked before each commit whether somebody waits for the outcome."""
         self._retries = retries
         self._store = IncomingStore(retries, is_wanted)
+        self._unheard: list[int] = []  # what is yet to be noted
+        self._unheard_since: list[datetime] = []
 
     def __call__(self, work: Work) -> list[Result]:
         """Note what was not heard, then store the mails; say what became of each."""
-        self._note(work)
-        return store_group(self._store, work.mails)
+        self._unheard += work.unheard
+        if work.unheard_since is not None:
+            self._unheard_since.append(work.unheard_since)
+        return store_group(self._note_and_store, work.mails)
 
-    def _note(self, work: Work) -> None:
+    def _note_and_store(self, mails: Sequence[NewMail]) -> list[int | None]:
+        self._note()
+        began = timezone.now()
         try:
-            if work.unheard_since is not None:
-                self._retries.note_since(work.unheard_since)
-            if work.unheard:
-                self._retries.note(work.unheard)
-            self._retries.keep_fresh()
-        except Exception:
-            connection.close_if_unusable_or_obsolete()
-            logger.exception("It could not be noted which mails may come again")
+            return self._store(mails)
+        except BROKEN_OFF:
+            self._unheard_since.append(began)
+            raise
+
+    def _note(self) -> None:
+        """Note what is not noted yet; before that nothing may be stored, lest it comes twice."""
+        if self._unheard_since:
+            self._retries.note_since(min(self._unheard_since))
+            self._unheard_since.clear()
+        if self._unheard:
+            self._retries.note(self._unheard)
+            self._unheard.clear()
+        self._retries.keep_fresh()
 
 
 def store_group(
@@ -115,11 +131,10 @@ def store_group(
 ) -> list[Result]:
     """Store mails by a function that keeps all and returns their keys, or raises and keeps none."""
     try:
-        return list(store(mails)) if mails else []
+        return list(store(mails))
     except Exception as error:
         connection.close_if_unusable_or_obsolete()
-        # A commit that broke off may have happened, and must not be made a second time.
-        if len(mails) > 1 and not isinstance(error, (OperationalError, InterfaceError)):
+        if len(mails) > 1 and not isinstance(error, BROKEN_OFF):
             # One bad mail must not take the others with it.
             return [result for mail in mails for result in store_group(store, [mail])]
         return [_failure(error, len(mails))] * len(mails)

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.core.files.storage import storages
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from mailapp import registry
@@ -287,6 +289,102 @@ def test_a_storer_that_dies_is_replaced_and_what_it_stored_is_not_stored_again(
 
     assert len(hired) == 2
     assert Message.objects.count() == 2
+
+
+def _fails(*ignored: object) -> None:
+    raise OperationalError("the server closed the connection unexpectedly")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mail_whose_commit_broke_off_but_happened_is_recognised_when_it_comes_again() -> None:
+    registry.sync()
+    breaks = [transaction.on_commit]
+
+    def is_wanted() -> bool:  # asked in the transaction, just before the commit
+        if breaks:
+            breaks.pop()(_fails)
+        return True
+
+    storer = Storer(Retries(days=7), is_wanted)
+    mails = _mails(1, protocol="ESMTP")
+
+    [broken_off] = storer(Work(mails))
+    [again] = storer(Work(mails))
+
+    assert isinstance(broken_off, Failure)
+    assert again is None
+    assert Message.objects.count() == 1
+
+
+def test_a_mail_that_was_given_up_before_it_was_handed_over_is_not_stored() -> None:
+    seen: list[int] = []
+    go_on = threading.Event()
+
+    def storer(work: Work) -> list[Result]:
+        seen.append(len(work.mails))
+        go_on.wait(DEADLINE)
+        return [None for _ in work.mails]
+
+    async def main() -> float:
+        commits = Commits(lambda: hire_thread(storer))
+        await commits.start()
+        first = asyncio.create_task(commits.store(_mails(1)[0], DEADLINE))
+        while not seen:
+            await asyncio.sleep(0)
+        late = [commits.store(mail, 0.01) for mail in _mails(5)]
+        results = await asyncio.gather(*late, return_exceptions=True)
+        assert all(isinstance(result, TimeoutError) for result in results)
+        stuck = commits.seconds_stuck
+        go_on.set()
+        await first
+        await commits.stop(DEADLINE)
+        return stuck
+
+    assert asyncio.run(main()) > 0
+    assert seen[0] == 1
+    assert sum(seen) == 1
+
+
+def test_a_storer_that_hangs_is_killed_at_the_end() -> None:
+    killed = threading.Event()
+
+    def storer(work: Work) -> list[Result]:
+        killed.wait(DEADLINE)
+        return [None for _ in work.mails]
+
+    async def main() -> None:
+        commits = Commits(lambda: hire_thread(storer)._replace(kill=killed.set))
+        await commits.start()
+        with pytest.raises(TimeoutError):
+            await commits.store(_mails(1)[0], 0.01)
+        await commits.stop(0.01)
+
+    asyncio.run(main())
+    assert killed.is_set()
+
+
+def test_the_file_of_a_large_mail_that_is_stored_already_is_removed(
+    receiver: Receiver,
+) -> None:
+    before = _large_files()
+    large = CONTENT + b"x" * 98 + b"\r\n" * 100_000
+    *envelope, content = mail_transaction(large)
+    with receiver.greeted() as client:
+        for line in envelope:
+            client.ask(line)
+        client.send(content + b"\r\n")
+    wait_until(Unheard.objects.exists)
+    stored = _large_files()
+
+    with receiver.greeted() as client:
+        assert deliver(client, large).startswith(b"250")
+
+    assert len(stored - before) == 1
+    assert _large_files() == stored
+
+
+def _large_files() -> set[Path]:
+    return {path for path in Path(storages["mail"].path("")).rglob("*") if path.is_file()}
 
 
 def _dying_storer(work: Work) -> list[Result]:

@@ -98,6 +98,38 @@ def _greeting(receiver: Receiver) -> bytes:
         return client.read_reply()
 
 
+def test_a_folder_that_is_gone_is_looked_for_where_it_would_be_made(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        health = Health([tmp_path / "not" / "there"], lambda: None, thread)
+
+    assert health.free_space > 0
+
+
+def test_a_storer_that_hangs_puts_mail_off() -> None:
+    go_on = threading.Event()
+
+    def hire() -> Hired:
+        return hire_thread(lambda work: [go_on.wait(DEADLINE) and 1 for _ in work.mails])
+
+    settings = our_settings(COMMIT_SECONDS=0.05)
+
+    @asynccontextmanager
+    async def destination() -> AsyncIterator[HandlersDestination]:
+        commits = Commits(hire)
+        await commits.start()
+        with ThreadPoolExecutor(1) as thread:
+            health = Health([Path.cwd()], lambda: None, thread)
+            yield HandlersDestination(settings, Recipients(router), commits, health, thread)
+            await commits.stop(DEADLINE)
+
+    with receiving(destination(), settings=settings) as receiver, receiver.greeted() as client:
+        assert deliver(client).startswith(b"451 4.3.0 Message could not be stored")
+        wait_until(lambda: deliver(client) == replies.DATABASE_AWAY)
+
+        go_on.set()
+        wait_until(lambda: deliver(client).startswith(b"250"))
+
+
 def test_a_disk_that_is_nearly_full_puts_mail_off(receiver: Receiver) -> None:
     destination = receiver.listener.destination
     assert isinstance(destination, HandlersDestination)
