@@ -23,11 +23,18 @@ _UTF8_ATOM = r"(?:[A-Za-z0-9!#$%&'*+/:=?^_`{|}~-]|[^\x00-\x7f])+"
 _QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~]|[^\x00-\x7f])*"'
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _LOCAL = rf"(?:{_UTF8_ATOM}(?:\.{_UTF8_ATOM})*|{_QUOTED})"
-_ROUTE = r"(?:@[^\s:,@<>]+(?:,@[^\s:,@<>]+)*:)?"
+_ROUTE = r"(?:(?P<route>@[^\s:,@<>]+(?:,@[^\s:,@<>]+)*):)?"
 
 _PLAIN = re.compile(rf"<({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)>")
 _PATH = re.compile(rf"<{_ROUTE}(?P<local>{_LOCAL})(?:@(?P<domain>\[[!-Z^-~]+\]|[^\s@<>\[\]]+))?>")
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_DOT_STRING = re.compile(rf"{_UTF8_ATOM}(?:\.{_UTF8_ATOM})*")
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_NEEDS_BACKSLASH = re.compile(r'(["\\])')
+# What Unicode counts as a letter or a mark, and shows as nothing.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def fold(address: str) -> str:
@@ -50,14 +57,16 @@ def split(address: str) -> tuple[str, str]:
 
 
 def take_path(text: str) -> tuple[str, str]:
-    """Read the path that `text` begins with; return its address and what follows it.
+    r"""Read the path that `text` begins with; return its address and what follows it.
 
-    The domain comes back in lower case, as A-labels; a source route is dropped, as RFC 5321
-    appendix C asks; `<>` is "", and only `<postmaster>` needs no domain. Raise BadAddress
-    otherwise.
+    The local part comes back in its shortest form, the domain in lower case, as A-labels; a
+    source route is dropped, as RFC 5321 appendix C asks; `<>` is "", and only `<postmaster>`
+    needs no domain. Raise BadAddress otherwise.
 
     >>> take_path("<Ann@Example.COM> SIZE=100")
     ('Ann@example.com', ' SIZE=100')
+    >>> take_path(r'<"ann"@example.com>'), take_path(r'<"a\b c"@example.com>')
+    (('ann@example.com', ''), ('"ab c"@example.com', ''))
     """
     if text.startswith("<>"):
         return "", text[2:]
@@ -77,7 +86,11 @@ def _take_unusual_path(text: str) -> tuple[str, str, int]:
     path = _PATH.match(text)
     if path is None or not path["local"].isprintable():
         raise BadAddress
-    local, domain = unicodedata.normalize("NFC", path["local"]), path["domain"] or ""
+    _check_lengths(path["local"], "")
+    if path["route"]:
+        for hop in path["route"][1:].split(",@"):
+            a_labels(hop)
+    local, domain = _shortest(path["local"]), path["domain"] or ""
     if domain.startswith("["):
         domain = _literal(domain)
     elif domain:
@@ -85,6 +98,15 @@ def _take_unusual_path(text: str) -> tuple[str, str, int]:
     elif fold(local) != "postmaster":  # RFC 5321 4.1.1.3
         raise BadAddress
     return local, domain, path.end()
+
+
+def _shortest(local: str) -> str:
+    """Return the form without needless quoting; all are one mailbox (RFC 5321 4.1.2)."""
+    content = _QUOTED_PAIR.sub(r"\1", local[1:-1]) if local.startswith('"') else local
+    content = unicodedata.normalize("NFC", content)
+    if _DOT_STRING.fullmatch(content):
+        return content
+    return '"' + _NEEDS_BACKSLASH.sub(r"\\\1", content) + '"'
 
 
 def _check_lengths(local: str, domain: str) -> None:
@@ -99,6 +121,8 @@ def _check_lengths(local: str, domain: str) -> None:
 
 def _literal(text: str) -> str:
     inner = text[1:-1]
+    if "%" in inner:
+        raise BadAddress("a zone means nothing elsewhere")
     kind = ipaddress.IPv4Address
     if inner[:5].lower() == "ipv6:":
         inner, kind = inner[5:], ipaddress.IPv6Address  # type: ignore[assignment]
@@ -129,6 +153,8 @@ def _a_label(label: str) -> str:
     if label.isascii():
         return label
     allowed = all(unicodedata.category(char)[0] in "LMN" or char == "-" for char in label)
-    if not allowed or unicodedata.category(label[0])[0] == "M":
+    if not allowed or unicodedata.category(label[0])[0] == "M" or _INVISIBLE.search(label):
+        raise BadAddress
+    if "-" in (label[0], label[-1]) or label[2:4] == "--":  # RFC 5891 4.2.3.1
         raise BadAddress
     return "xn--" + label.encode("punycode").decode("ascii")

@@ -23,8 +23,16 @@ from tests.fuzzing import fuzzed
         ('<"a@b"@example.com>', '"a@b"@example.com'),
         ('<"a\\"> <b"@example.com>', '"a\\"> <b"@example.com'),
         ('<""@example.com>', '""@example.com'),
+        ('<"nobody"@example.com>', "nobody@example.com"),
+        ('<"n\\o\\b.ü"@example.com>', "nob.ü@example.com"),
+        ('<"a..b"@example.com>', '"a..b"@example.com'),
+        ('<"a\\ \\b"@example.com>', '"a b"@example.com'),
+        ('<"a\\\\"@example.com>', '"a\\\\"@example.com'),
+        ("<a\u037eb@example.com>", '"a;b"@example.com'),  # NFC makes it a semicolon
+        ('<"PostMaster">', "PostMaster"),
         ("<@example.com:user@client.test>", "user@client.test"),
         ("<@a.test,@b.test:user@client.test>", "user@client.test"),
+        ("<@a.test,@bücher.example:user@client.test>", "user@client.test"),
         ("<a!b%c@example.com>", "a!b%c@example.com"),
         ("<user@[127.0.0.1]>", "user@[127.0.0.1]"),
         ("<user@[IPv6:::1]>", "user@[ipv6:::1]"),
@@ -67,6 +75,21 @@ def test_legal_paths_are_read(text: str, address: str) -> None:
         "<user@[]>",
         "<user@[1.2.3]>",
         "<user@[IPv6:x]>",
+        "<user@[IPv6:fe80::1%eth0]>",
+        "<user@[IPv6:::1%]>",
+        "<@-a.test:user@client.test>",
+        "<@a.test,@b..test:user@client.test>",
+        "<@a_b.test:user@client.test>",
+        "<@a.test,@b\u202etest:user@client.test>",
+        "<user@-ü.example>",
+        "<user@ü-.example>",
+        "<user@xn--ü.example>",
+        "<user@ab--ü.example>",
+        "<user@\u3164.example>",
+        "<user@a\u115fb.example>",
+        "<user@a\u1160b.example>",
+        "<user@a\uffa0b.example>",
+        "<user@a\u034fb.example>",
         "<(comment)user@example.com>",
         "<" + "(" * 400 + "@example.com>",
         "<\u202euser@example.com>",
@@ -74,6 +97,7 @@ def test_legal_paths_are_read(text: str, address: str) -> None:
         "<user@💩.example>",
         "<" + "a" * 65 + "@example.com>",
         "<" + "ü" * 33 + "@example.com>",
+        '<"' + "a" * 63 + '"@example.com>',
         "<user@" + "a" * 64 + ".example>",
         "<user@" + "a." * 130 + "example>",
         "<" + "a" * 64 + "@" + ("b" * 60 + ".") * 3 + "example.com>",
@@ -109,6 +133,28 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert path.endswith(rest)
         assert address.isprintable()
         assert split(address)[1].isascii()
+
+
+@fuzzed
+@given(st.text(alphabet=st.sampled_from('ab.ü\u0301;:@< "\\') | st.characters(), max_size=20))
+def test_however_a_local_part_is_quoted_it_is_one_mailbox(content: str) -> None:
+    quoted = "".join(f"\\{char}" if char in '"\\' else char for char in content)
+    all_quoted = "".join(f"\\{char}" if " " <= char <= "~" else char for char in content)
+    forms = [
+        f'<"{quoted}"@example.com>',
+        f'<"{all_quoted}"@example.com>',
+        f"<{content}@example.com>",
+    ]
+    found = set()
+    for form in forms:
+        try:
+            found.add(take_path(form)[0])
+        except BadAddress:
+            continue
+
+    if not content.startswith("@"):  # not a source route
+        assert len(found) <= 1
+        assert {take_path(f"<{address}>")[0] for address in found} == found
 
 
 atoms = st.text(
