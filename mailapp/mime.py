@@ -346,10 +346,28 @@ def message_ids(value: str) -> list[str]:
 # Mail that we compose.
 
 
+class _Composed(Compat32):
+    """compat32 that writes at once what needs neither folding nor encoding: nearly all fields."""
+
+    def fold_binary(self, name: str, value: Any) -> bytes:
+        """Write a field."""
+        if _is_plain(value) and len(name) + len(": ") + len(value) <= _LINE:
+            return f"{name}: {value}{self.linesep}".encode("ascii")
+        return super().fold_binary(name, value)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+_LINE = 78  # RFC 5322 2.1.1
+_COMPOSED = _Composed(linesep="\r\n")
+
+
 def to_bytes(message: email.message.Message) -> bytes:
     """Write a composed mail with CRLF line ends."""
     out = io.BytesIO()
-    BytesGenerator(out, mangle_from_=False).flatten(message, linesep="\r\n")
+    BytesGenerator(out, mangle_from_=False, policy=_COMPOSED).flatten(message)
     return out.getvalue()
 
 
