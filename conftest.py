@@ -23,6 +23,8 @@ _OURS = {
     *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY"),
     *("SECURE_HSTS_SECONDS", "SECURE_SSL_REDIRECT", "WEB"),
 }
+# What the tests read, and no settings.
+_FOR_TESTS = {postgres.VARIABLE, "MAIL_CORPUS", "MAIL_WIRE"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,7 +80,7 @@ def _postgres_url(config: pytest.Config) -> str | None:
 
 def _set_environment(run_dir: str, url: str) -> None:
     for name in list(os.environ):
-        if name in _OURS or (name.startswith("MAIL_") and name != postgres.VARIABLE):
+        if name in _OURS or (name.startswith("MAIL_") and name not in _FOR_TESTS):
             del os.environ[name]
     os.environ.update({"DATABASE_URL": url, "RUN_DIR": run_dir})
 

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, BinaryIO
 
@@ -18,10 +18,11 @@ from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
 from mailapp.receiver.limits import watched_sessions
 from mailapp.receiver.listener import Destination, Kept, Listener
+from mailapp.receiver.protocol import Dialogue
 from mailapp.receiver.server import event_loop, listening
 from mailapp.routing import Router, read_module
 from tests.integration import receiving_handlers
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, wait_until
 
 HOSTS = ["example.com", "example.net"]
 
@@ -110,6 +111,33 @@ class Receiver:
     def ask_to_stop(self) -> None:
         """Do what SIGTERM does."""
         self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def send_in(self, client: Client, pieces: Sequence[bytes]) -> None:
+        """Send pieces, each once the one before has come in, so that none are joined.
+
+        What is sent when the dialogue has ended, or given way to TLS, is not waited for.
+        """
+        port = client.socket.getsockname()[1]
+        dialogue = wait_until(lambda: self._dialogue(port))
+        due, end = dialogue.wire.octets, time.monotonic() + DEADLINE
+        for piece in pieces:
+            client.send(piece)
+            due += len(piece)
+            while dialogue.wire.octets < due and self._listens(dialogue):
+                assert time.monotonic() < end, f"{piece!r} did not come in"
+                time.sleep(0)
+
+    def _dialogue(self, port: int) -> Dialogue | None:
+        for dialogue in list(self.listener.sessions._open):
+            if dialogue.wire.transport.get_extra_info("peername")[1] == port:
+                return dialogue
+        return None
+
+    def _listens(self, dialogue: Dialogue) -> bool:
+        return (
+            dialogue in self.listener.sessions._open
+            and dialogue.wire.transport.get_protocol() is dialogue
+        )
 
     def stop(self) -> None:
         """Drain and end; safe to repeat."""
