@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +29,15 @@ _LAST_WORDS = {
 
 
 @pytest.fixture
-def running(project: Callable[..., Project]) -> tuple[Project, Program]:
-    """All parts, with workers whose handlers have little time and memory."""
-    made = project(DJANGO_SETTINGS_MODULE="tests.acceptance.contained_settings", WEB="")
-    return made, made.start("runmail", until="Ctrl-C ends everything.")
+def start(project: Callable[..., Project]) -> Callable[[float], tuple[Project, Program]]:
+    """Start all parts, with half a gigabyte for each worker and some seconds for a handler."""
+
+    def run(seconds: float) -> tuple[Project, Program]:
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.acceptance.contained_settings", "WEB": ""}
+        made = project(MAIL_HANDLER_SECONDS=str(seconds), **settings)
+        return made, made.start("runmail", until="Ctrl-C ends everything.")
+
+    return run
 
 
 def send(project: Project, letters: Iterator[Letter]) -> None:
@@ -67,8 +74,8 @@ def outcomes(project: Project, delivery: Delivery) -> list[str]:
     return list(tries.values_list("outcome", flat=True))
 
 
-def test_hundred_good_mails_are_done_whatever_handlers_do_to_their_process(running):
-    project, _ = running
+def test_hundred_good_mails_are_done_whatever_handlers_do_to_their_process(start):
+    project, _ = start(seconds=2)
 
     send(project, letters(good=100))
 
@@ -83,10 +90,59 @@ def test_hundred_good_mails_are_done_whatever_handlers_do_to_their_process(runni
         assert outcomes(project, ends[way]) == ["lost"] * 3 + ["held"], way
 
 
-def test_where_a_handler_hangs_is_in_the_log(running):
-    project, program = running
+def test_where_a_handler_hangs_is_in_the_log(start):
+    project, program = start(seconds=1)
 
     send(project, iter([letter("stay", "mail-fail-stay@localhost")]))
 
     wait_until(lambda: "in _stay_in_c_code" in program.output)
     wait_until(lambda: "worker ended (a handler ran out of time)" in program.output)
+
+
+# Bombs
+
+
+def nested(depth: int) -> bytes:
+    return b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (number, number)
+        for number in range(depth)
+    )
+
+
+BOMBS = {
+    "nested": nested(1000) + b"\r\nx\r\n",
+    "parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 100_000,
+    "fields": b"".join(b"X-%d: a\r\n" % number for number in range(50_000)) + b"\r\nx\r\n",
+    "semicolons": b"Content-Type: text/plain" + b";" * 20_000 + b"\r\n\r\nx\r\n",
+    "commas": b"To: " + b"," * 100_000 + b"\r\n\r\nx\r\n",
+    "words": b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\r\n\r\nx\r\n",
+}
+
+
+def bombs() -> Iterator[Letter]:
+    """Each bomb for a handler that reads all of it, and one that answers it."""
+    for name, raw in BOMBS.items():
+        for recipient in ("mail-read@localhost", "mail-answer@localhost"):
+            yield Letter(name, f"{name}-{recipient[5]}@client.test", [recipient], raw)
+
+
+def test_bombs_are_read_by_a_worker_within_ten_seconds_and_half_a_gigabyte(start):
+    project, program = start(seconds=10)
+
+    send(project, bombs())
+
+    wait_until(lambda: is_at_its_end(project), 4 * DEADLINE)
+    assert {each.person: (each.status, outcomes(project, each)) for each in incoming(project)} == {
+        bomb.sender: (Status.DONE, ["done"]) for bomb in bombs()
+    }
+    assert "starts again" not in program.output
+    assert all(most < 512 << 20 for most in most_memory(project).values()), most_memory(project)
+
+
+def most_memory(project: Project) -> dict[str, int]:
+    """The most octets that each process of the project has ever had in memory."""
+    found = {}
+    for pid in project.processes():
+        [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        found[Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")] = int(line) << 10
+    return found
