@@ -15,13 +15,12 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from mailapp import outbox
-from mailapp.errors import ConversationMoved, NotHandled
-from mailapp.models import Conversation, Delivery, Transition
-from mailapp.models.conversation import START
+from mailapp import outbox, registry
+from mailapp.errors import ConversationMoved, NotAState, NotHandled
+from mailapp.models import Conversation, Delivery, Timer, Transition
 from mailapp.outbox import Collected
-from mailapp.request import MailRequest
-from mailapp.routing import ERROR, HandlerModule, Match, Router
+from mailapp.request import ConversationRequest, MailRequest
+from mailapp.routing import ERROR, START, HandlerModule, Match, Router, TimerFunction, Timers
 
 
 @dataclass
@@ -29,10 +28,12 @@ class Move:
     """A conversation that goes on to `to_state`."""
 
     conversation: Conversation
+    timers: Timers  #: of its handler
     from_state: str
     to_state: str
     cause: str = Transition.Cause.MAIL
     duration: float = 0  #: seconds that the state function ran
+    stays: bool = False  #: where it is, so that its timers go on
 
 
 class Conversations:
@@ -142,17 +143,21 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     returned = match.state.function(plan.request, **match.captures)
     duration = time.perf_counter() - begin
 
-    def to(target: Conversation, state: str) -> Move:
-        return Move(target, target.state, state, duration=duration)
-
-    stays = to(conversation, conversation.state)
+    stays = Move(
+        conversation,
+        match.handler.timers,
+        conversation.state,
+        conversation.state,
+        duration=duration,
+        stays=True,
+    )
     if returned is None:
         return [stays]
     handler, state = plan.router.state(returned)
-    if handler.row == match.handler.row:
-        return [to(conversation, state.name)]
-    other = to(plan.conversations.find(handler, plan.request), state.name)
-    return [stays, other] if conversation.data != before else [other]
+    own = handler.row == match.handler.row
+    goes = conversation if own else plan.conversations.find(handler, plan.request)
+    moved = Move(goes, handler.timers, goes.state, state.name, duration=duration)
+    return [moved] if own or conversation.data == before else [stays, moved]
 
 
 def enter_error(failed: Plan) -> Effects | None:
@@ -165,7 +170,13 @@ def enter_error(failed: Plan) -> Effects | None:
         return None
     failed.conversations.forget(failed.request.delivery.person)
     conversation = failed.conversation = failed.conversations.find(match.handler, failed.request)
-    move = Move(conversation, conversation.state, ERROR, cause=Transition.Cause.ERROR)
+    move = Move(
+        conversation,
+        match.handler.timers,
+        conversation.state,
+        ERROR,
+        cause=Transition.Cause.ERROR,
+    )
     return Effects(Collected(), [move])
 
 
@@ -180,13 +191,47 @@ def perform_error(failed: Plan) -> Effects:
     return effects
 
 
+def ring(timed: TimerFunction, conversation: Conversation, router: Router) -> Effects:
+    """Run the function of a timer. What it raises is raised, and nothing is to be recorded.
+
+    It moves its own conversation alone; raise NotAState for a state of another module.
+    """
+    with outbox.collecting() as posted:
+        begin = time.perf_counter()
+        returned = timed.function(ConversationRequest(conversation))
+        duration = time.perf_counter() - begin
+    handler, state = router.state(timed.after if returned is None else returned)
+    if handler.row != conversation.handler_id:
+        raise NotAState(f"{state} is another module's")
+    move = Move(
+        conversation,
+        handler.timers,
+        conversation.state,
+        state.name,
+        Transition.Cause.TIMER,
+        duration,
+        stays=returned is None,
+    )
+    return Effects(posted, [move])
+
+
+def record_ring(timer: Timer, effects: Effects) -> None:
+    """Write what a timer caused, as `record` does, and that it has run."""
+    _write_all(effects)
+    timer.delete()
+
+
 def record(plan: Plan, effects: Effects) -> None:
     """Write the moves in the current transaction; their history and mail are left to the caller.
 
     Raise ConversationMoved when somebody else moved a conversation meanwhile; the
     transaction is of no use then.
     """
-    written = (_write(move, plan.request.delivery) for move in effects.moves)
+    _write_all(effects, plan.request.delivery)
+
+
+def _write_all(effects: Effects, delivery: Delivery | None = None) -> None:
+    written = (_write(move, delivery) for move in effects.moves)
     effects.transitions = [transition for transition in written if transition]
 
 
@@ -202,6 +247,8 @@ def _write(move: Move, delivery: Delivery | None = None, operator: Any = None) -
         _insert(conversation)
     else:
         _update(conversation)
+    if move.timers and not move.stays:
+        _set_timers(move)
     return Transition(
         conversation=conversation,
         cause=move.cause,
@@ -231,12 +278,34 @@ def _update(conversation: Conversation) -> None:
         raise ConversationMoved(str(conversation))
 
 
+def _set_timers(move: Move) -> None:
+    """Stop the timers of the state that was left, and start those of the one that was entered."""
+    if move.from_state in move.timers:
+        Timer.objects.filter(conversation=move.conversation).delete()
+    Timer.objects.bulk_create(
+        Timer(
+            conversation=move.conversation,
+            state=move.to_state,
+            function=timed.name,
+            due_at=move.conversation.updated_at + timed.delay,
+        )
+        for timed in move.timers.get(move.to_state, ())
+    )
+
+
 def move(conversation: Conversation, to_state: str, *, operator: Any) -> None:
     """Move a conversation by hand, in a transaction of its own.
 
     Raise ConversationMoved when a mail moved it since it was read.
     """
-    by_hand = Move(conversation, conversation.state, to_state, Transition.Cause.OPERATOR)
+    handler = registry.handler_modules().get(conversation.handler.module)
+    by_hand = Move(
+        conversation,
+        handler.timers if handler else {},
+        conversation.state,
+        to_state,
+        Transition.Cause.OPERATOR,
+    )
     with transaction.atomic():
         if transition := _write(by_hand, operator=operator):
             transition.save()

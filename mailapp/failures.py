@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import traceback
+from typing import Any
+
+from django.db import connection
 
 from mailapp import mime
 from mailapp.conf import mail_settings
@@ -38,3 +41,9 @@ def in_full(error: BaseException) -> str:
     return (
         text.replace("\0", "\\0").encode(errors="backslashreplace").decode()[-_LONGEST_TRACEBACK:]
     )
+
+
+def let_hooks_fail_alone() -> None:
+    """Have Django log what an on_commit function raises, and call the others all the same."""
+    hooks: list[Any] = connection.run_on_commit
+    hooks[:] = [(ids, hook, True) for ids, hook, _ in hooks]

@@ -96,8 +96,8 @@ def _store(mails: Sequence[NewMail], deliveries: Sequence[Delivery]) -> None:
 
 
 @contextlib.contextmanager
-def collecting(cause: int) -> Iterator[Collected]:
-    """Keep what is posted in this block, for `store`; `cause` is the id of the Delivery."""
+def collecting(cause: int | None = None) -> Iterator[Collected]:
+    """Keep what is posted in this block, for `store`; `cause` is the id of the Delivery, if any."""
     collected = Collected(cause)
     token = _collected.set(collected)
     try:

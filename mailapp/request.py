@@ -1,4 +1,4 @@
-"""MailRequest: what a state function is given, and how it answers."""
+"""What functions of a handler are given, and how they write: MailRequest, ConversationRequest."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from mailapp import bounces, identity, mime, outbox
 from mailapp.conf import mail_settings
+from mailapp.errors import NothingToAnswer
 from mailapp.models import Conversation, Delivery
-from mailapp.rendering import render
+from mailapp.rendering import Rendered, render
 
 _HELO = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]")
 
@@ -141,36 +142,24 @@ class MailRequest:
         """
         if self.is_automatic:
             return
-        parts = render(template, {"message": self, **context})
-        name, address = _name_and_address(author or self.recipient)
-        answer = EmailMultiAlternatives(
-            subject=parts.subject or f"Re: {self.subject.removeprefix('Re: ')}",
-            body=parts.text,
-            from_email=_written(name, address),
-            to=[self.sender],
-            reply_to=[_written(*_name_and_address(reply_to))] if reply_to else None,
-            headers=self._reply_headers() | _safe(headers or {}),
-        )
-        if parts.html:
-            answer.attach_alternative(parts.html, "text/html")
-        outbox.post(
-            mime.to_bytes(answer.message()),
-            sender=address,
-            recipients=[self.sender],
+        _post(
+            render(template, {"message": self, **context}),
+            author=author or self.recipient,
+            to=self.sender,
+            reply_to=reply_to,
+            subject=f"Re: {self.subject.removeprefix('Re: ')}",
+            headers=self._thread() | _safe(headers or {}),
             cause=self.delivery.pk,
         )
 
-    def _reply_headers(self) -> dict[str, str]:
-        headers = {
-            "Message-ID": mime.new_message_id(mail_settings().hostname),
-            "Date": format_datetime(timezone.now()),
-            "Auto-Submitted": "auto-replied",
-        }
-        if answered := mime.message_ids(self.header("Message-ID")):
-            before = mime.message_ids(self.header("References"))
-            headers["In-Reply-To"] = answered[0]
-            headers["References"] = " ".join([*before[:1], *before[1:][-8:], answered[0]])
-        return headers
+    def _thread(self) -> dict[str, str]:
+        """The header fields that make a mail an answer to this one (RFC 5322 3.6.4)."""
+        answered = mime.message_ids(self.header("Message-ID"))
+        if not answered:
+            return {}
+        before = mime.message_ids(self.header("References"))
+        references = [*before[:1], *before[1:][-8:], answered[0]]
+        return {"In-Reply-To": answered[0], "References": " ".join(references)}
 
     def forward(
         self,
@@ -206,6 +195,106 @@ class MailRequest:
     def to_queue(self, name: str) -> None:
         """Put this mail into another queue too, for other workers, with the handler's state."""
         outbox.pass_on(self.delivery, name)
+
+
+class ConversationRequest:
+    """A conversation that has been in its state for so long: what a timer's function is given."""
+
+    def __init__(self, row: Conversation) -> None:
+        self.row = row
+
+    def __repr__(self) -> str:
+        return f"<ConversationRequest {self.row}>"
+
+    @property
+    def person(self) -> str:
+        """Who it is with: an address in lower case."""
+        return self.row.person
+
+    @property
+    def key(self) -> str:
+        """What `@state_key_generator` returned for it; "" without one."""
+        return self.row.key
+
+    @property
+    def state(self) -> str:
+        return self.row.state
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the handler keeps of it, as JSON; stored with its state."""
+        return self.row.data
+
+    @cached_property
+    def message(self) -> MailRequest | None:
+        """The last mail that a state function of it took; None when that is kept no longer."""
+        moves = self.row.transitions.filter(delivery__isnull=False)
+        last = moves.select_related("delivery__message").last()
+        if last is None or last.delivery is None:
+            return None
+        request = MailRequest(last.delivery)
+        request.conversation = self.row
+        return request
+
+    def respond(
+        self,
+        template: str,
+        *,
+        author: str | None = None,
+        reply_to: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **context: Any,
+    ) -> None:
+        """Answer the last mail once more, as `message.respond` does.
+
+        When it is kept no longer, write to the person all the same; raise NothingToAnswer if
+        there is no `author` then.
+        """
+        context = {"conversation": self, **context}
+        if self.message:
+            self.message.respond(
+                template, author=author, reply_to=reply_to, headers=headers, **context
+            )
+            return
+        if author is None:
+            raise NothingToAnswer(str(self.row))
+        _post(
+            render(template, {"message": None, **context}),
+            author=author,
+            to=self.person,
+            reply_to=reply_to,
+            headers=_safe(headers or {}),
+        )
+
+
+def _post(
+    parts: Rendered,
+    *,
+    author: str,
+    to: str,
+    reply_to: str | None,
+    subject: str = "",
+    headers: Mapping[str, str],
+    cause: int | None = None,
+) -> None:
+    """Put a rendered mail into the outbox; `subject` is for a template that has none."""
+    name, address = _name_and_address(author)
+    mail = EmailMultiAlternatives(
+        subject=parts.subject or subject,
+        body=parts.text,
+        from_email=_written(name, address),
+        to=[to],
+        reply_to=[_written(*_name_and_address(reply_to))] if reply_to else None,
+        headers={
+            "Message-ID": mime.new_message_id(mail_settings().hostname),
+            "Date": format_datetime(timezone.now()),
+            "Auto-Submitted": "auto-replied",
+            **headers,
+        },
+    )
+    if parts.html:
+        mail.attach_alternative(parts.html, "text/html")
+    outbox.post(mime.to_bytes(mail.message()), sender=address, recipients=[to], cause=cause)
 
 
 def _name_and_address(mailbox: str) -> tuple[str, str]:

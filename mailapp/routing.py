@@ -13,15 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache, lru_cache
 from types import FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mailapp.addresses import fold, split
-from mailapp.errors import BadRoute, NotAState
+from mailapp.errors import BadRoute, NotAState, TimerGone
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+START = "START"  #: the state of a person who is new
 ERROR = "ERROR"  #: the state that a conversation falls into when its mail failed for good
 
 
@@ -41,6 +43,7 @@ class _Marks:
     stateless: bool = False
     bounces: bool = False
     atomic: bool = True
+    timers: list[tuple[Callable[..., Any], timedelta]] = field(default_factory=list)
 
 
 def _marks(function: Callable[..., Any]) -> _Marks:
@@ -75,6 +78,27 @@ def route_like(other: Callable[..., Any]) -> Callable[[Function], Function]:
         if not routes:
             raise BadRoute(f"route_like({other.__qualname__}): that function has no route")
         _marks(function).routes[:0] = routes
+        return function
+
+    return mark
+
+
+def after(
+    state: Callable[..., Any],
+    *,
+    days: float = 0,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+) -> Callable[[Function], Function]:
+    """Run a function of the conversation when that has been in `state` for so long.
+
+    What it returns is the next state; None stays. May be stacked, for several states or times.
+    """
+    delay = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+    def mark(function: Function) -> Function:
+        _marks(function).timers.insert(0, (state, delay))
         return function
 
     return mark
@@ -140,6 +164,26 @@ class State:
         return f"{self.module}.{self.name}"
 
 
+@dataclass(frozen=True)
+class TimerFunction:
+    """A function that runs when a conversation has been in the state `after` for so long."""
+
+    function: Callable[..., Any]
+    after: Callable[..., Any]
+    delay: timedelta
+    atomic: bool
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    def __str__(self) -> str:
+        return f"{self.function.__module__}.{self.name}"
+
+
+Timers: TypeAlias = Mapping[str, Sequence[TimerFunction]]  #: of each state that has any
+
+
 @dataclass(frozen=True, eq=False)
 class HandlerModule:
     """The state functions of one module, and what it says of itself.
@@ -149,6 +193,7 @@ class HandlerModule:
 
     name: str
     states: Mapping[str, State]
+    timers: Timers = field(default_factory=dict)
     state_key: Callable[[str, Any], str] | None = None
     accepts: Callable[..., bool] | None = None
     description: str = ""
@@ -165,6 +210,7 @@ def read_module(module: ModuleType) -> HandlerModule | None:
     `example` is a recipient with which to try it.
     """
     states: dict[str, State] = {}
+    timed: list[FunctionType] = []
     key = accepts = None
     for thing in vars(module).values():
         if not inspect.isfunction(thing) or not _is_defined_in(module, thing):
@@ -174,12 +220,17 @@ def read_module(module: ModuleType) -> HandlerModule | None:
         if "mail_accepts" in thing.__dict__:
             accepts = thing
         if marks := thing.__dict__.get("mail_marks"):
-            states[thing.__name__] = _state(thing, marks)
+            if marks.timers:
+                timed.append(thing)
+            else:
+                states[thing.__name__] = _state(thing, marks)
+    timers = _timers(timed, states)
     if not states:
         return None
     return HandlerModule(
         name=module.__name__,
         states=states,
+        timers=timers,
         state_key=key,
         accepts=accepts,
         description=(inspect.getdoc(module) or "").strip(),
@@ -221,6 +272,43 @@ def _state(function: FunctionType, marks: _Marks) -> State:
     if inspect.iscoroutinefunction(function):
         raise BadRoute(f"{state} is async; a state function is a plain one")
     return state
+
+
+def _timers(
+    functions: Sequence[FunctionType], states: Mapping[str, State]
+) -> dict[str, list[TimerFunction]]:
+    """Return the timers of each state that has any."""
+    found: dict[str, list[TimerFunction]] = {}
+    for function in functions:
+        marks = _marks(function)
+        for after_what, delay in marks.timers:
+            timer = TimerFunction(function, after_what, delay, marks.atomic)
+            try:
+                _check_timer(timer, marks, states)
+            except (ValueError, TypeError) as error:
+                raise BadRoute(f"{timer}, @after({_name(after_what)}): {error}") from error
+            found.setdefault(after_what.__name__, []).append(timer)
+    return found
+
+
+def _check_timer(timer: TimerFunction, marks: _Marks, states: Mapping[str, State]) -> None:
+    """Raise ValueError or TypeError for one that could not run."""
+    state = states.get(_name(timer.after))
+    if state is None or state.function is not timer.after or state.stateless:
+        raise ValueError("that is no state of this module")
+    if state.name == START:
+        raise ValueError("a person is in START before the first mail; take a state after it")
+    if timer.delay <= timedelta(0):
+        raise ValueError("it takes a time, as in days=3")
+    if marks.routes or marks.stateless:
+        raise ValueError("a function takes mail or a conversation, not both")
+    if inspect.iscoroutinefunction(timer.function):
+        raise ValueError("it is async; the function of a timer is a plain one")
+    inspect.signature(timer.function).bind(None)
+
+
+def _name(thing: Any) -> str:
+    return getattr(thing, "__name__", repr(thing))
 
 
 @dataclass(frozen=True)
@@ -296,6 +384,14 @@ class Router:
             if state and state.function is returned and not state.stateless:
                 return handler, state
         raise NotAState(repr(returned)[:200])
+
+    def timer(self, module: str, state: str, function: str) -> TimerFunction:
+        """Find the function of a timer that was stored; raise TimerGone otherwise."""
+        timers = self._known[module].timers.get(state, ()) if module in self._known else ()
+        for timer in timers:
+            if timer.name == function:
+                return timer
+        raise TimerGone(f"{module}.{function} after {state}")
 
 
 _CAPTURE = re.compile(r"(?<!\\)\(([A-Za-z_]\w*)\)")

@@ -1,4 +1,4 @@
-"""The loop that works a queue with handlers: claim, dispatch, settle.
+"""The loop that works a queue with handlers: claim, dispatch, settle. And timers in between.
 
 A batch is one transaction with a savepoint for each delivery, so that one bad mail does not
 take the others down. Functions that asked for it run outside, alone, and so does a mail
@@ -12,13 +12,12 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import Any
 
 from django.db import Error, connection, transaction
 from django.db.models import F, Min
 from django.utils import timezone
 
-from mailapp import containment, dispatch, dsn, failures, mime, outbox, registry
+from mailapp import containment, dispatch, dsn, failures, mime, outbox, registry, timers
 from mailapp.conf import mail_settings
 from mailapp.errors import (
     ClaimLost,
@@ -81,22 +80,25 @@ def idle_seconds(queue: str, since: datetime) -> float:
     poll = mail_settings().POLL_SECONDS
     coming = Delivery.objects.filter(queue=queue, due_at__gt=since)
     next_due = coming.aggregate(at=Min("due_at"))["at"]
-    if next_due is None:
+    moments = [at for at in (next_due, timers.next_due(queue, since)) if at]
+    if not moments:
         return poll
-    return min(poll, max((next_due - timezone.now()).total_seconds(), 0))
+    return min(poll, max((min(moments) - timezone.now()).total_seconds(), 0))
 
 
 def drain(queue: str, life: Life) -> int:
-    """Claim and work until nothing is due or the process is to stop; return how many."""
-    worked = 0
-    while not life.stopping.is_set():
+    """Claim and work until nothing is due or the process is to stop; return how many mails."""
+    worked, something_was_due = 0, True
+    while something_was_due and not life.stopping.is_set():
         limit = mail_settings().BATCH_SIZE
         batch = Delivery.objects.with_bytes().claim(queue, life.process, limit)
-        if not batch:
-            break
-        life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
+        if batch:
+            life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
+            with containment.timed():
+                worked += work(batch, registry.current_router(max_age=0), life.stopping)
         with containment.timed():
-            worked += work(batch, registry.current_router(max_age=0), life.stopping)
+            rung = timers.work(queue, life)
+        something_was_due = bool(batch or rung)
     life.activity = ""
     return worked
 
@@ -135,7 +137,7 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
         with transaction.atomic():
             turn.work(batch)
             turn.settle()
-            _let_hooks_fail_alone()
+            failures.let_hooks_fail_alone()
     except Exception as error:
         if not turn.tried:  # the transaction did not even begin
             raise
@@ -144,12 +146,6 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
         if turn.outside:
             _run_outside(turn.outside, router)
     return len(turn.tried)
-
-
-def _let_hooks_fail_alone() -> None:
-    """Have Django log what an on_commit function raises, and call the others all the same."""
-    hooks: list[Any] = connection.run_on_commit
-    hooks[:] = [(ids, hook, True) for ids, hook, _ in hooks]
 
 
 def _one_by_one(failed: _Turn, error: Exception) -> None:
@@ -171,7 +167,7 @@ def _run_outside(plan: dispatch.Plan, router: Router) -> None:
             dispatch.record(plan, effects)
             turn.done(plan, effects, started_at)
             turn.settle()
-            _let_hooks_fail_alone()
+            failures.let_hooks_fail_alone()
     except (Exception, SystemExit) as error:
         _settle_failure(plan.request.delivery, router, error, plan)
 

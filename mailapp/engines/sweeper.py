@@ -8,6 +8,7 @@ from collections.abc import Callable
 from django.db import Error, connection
 from django.utils import timezone
 
+from mailapp import timers
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import living, release_dead
 from mailapp.models import Delivery, Process, Queue
@@ -28,10 +29,10 @@ def run(on_ready: Callable[[str], None] = lambda engine: None) -> None:
 
 
 def sweep() -> None:
-    """Release what dead processes had claimed, and wake each queue that has due mail."""
+    """Release what dead processes had claimed, and wake each queue that has something due."""
     release_dead()
     for queue in _queues():
-        if Delivery.objects.filter(queue=queue).due().exists():
+        if Delivery.objects.filter(queue=queue).due().exists() or timers.are_due(queue):
             ring(queue)
 
 

@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
-from mailapp import worker
+from mailapp import timers, worker
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import Life, beating
 from mailapp.models import Delivery, Process, Queue
@@ -27,7 +27,7 @@ def take(queue: str) -> None:
     """Work what is due in `queue`, and ask for another task when there is enough for two."""
     Queue.objects.filter(name=queue).update(woken_at=None)  # before the look
     due = Delivery.objects.filter(queue=queue).due()
-    if not due.exists():
+    if not due.exists() and not timers.are_due(queue):
         return
     if due[mail_settings().BATCH_SIZE :].exists():
         ring(queue)

@@ -6,6 +6,7 @@ from .handler import Handler
 from .message import Message, NewMail, RawMessage
 from .process import Process
 from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
+from .timer import Timer
 from .unheard import Unheard
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Process",
     "Queue",
     "RawMessage",
+    "Timer",
     "Transition",
     "Unheard",
 ]

@@ -7,10 +7,9 @@ from django.db import models
 from django.utils import timezone
 
 from mailapp.mime import visible
+from mailapp.routing import START
 
 from .handler import Handler
-
-START = "START"
 
 
 class Conversation(models.Model):

@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 
 from mailapp.addresses import fold, split
 from mailapp.models import UNDELIVERABLE, Conversation, Delivery
-from mailapp.models.conversation import START
+from mailapp.routing import START
 
 from .letter import Letter
 from .post import InProcess, Post

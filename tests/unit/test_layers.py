@@ -19,7 +19,7 @@ ORDER = [
     *["children", "containment", "wakeup", "lifecycle", "registry"],
     *["failures", "rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
-    *["worker", "receiver", "engines"],
+    *["timers", "worker", "receiver", "engines"],
     *["handlers"],
     *["dialogue", "devserver", "supervisor", "testing"],
     *["admin", "templatetags", "management", "checks", "tasks", "apps"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailapp.errors import BadRoute, NotAState
+from mailapp.errors import BadRoute, NotAState, TimerGone
 from mailapp.routing import (
     Router,
     accepts,
+    after,
     bounces,
     non_atomic,
     read_module,
@@ -412,6 +414,99 @@ def test_async_state_is_refused(handler):
 
     with pytest.raises(BadRoute, match=r"news\.START is async"):
         handler("news", START)
+
+
+# Timers
+
+
+def named(name: str, **arguments: Any) -> Callable[..., Any]:
+    @route("news@(host)")
+    def state(message, host): ...
+
+    state.__name__ = name
+    return state
+
+
+def test_timers_are_those_of_their_states_in_order(handler):
+    ASKED, WARNED = named("ASKED"), named("WARNED")
+
+    @after(ASKED, days=1)
+    @after(ASKED, hours=1, minutes=30)
+    @non_atomic
+    def remind(conversation): ...
+
+    @after(ASKED, days=3)
+    @after(WARNED, seconds=5)
+    def expire(conversation): ...
+
+    read = handler("news", ASKED, WARNED, remind, expire)
+
+    assert list(read.states) == ["ASKED", "WARNED"]
+    timers = {
+        state: [(each.name, each.delay, each.atomic) for each in found]
+        for state, found in read.timers.items()
+    }
+    assert timers == {
+        "ASKED": [
+            ("remind", timedelta(days=1), False),
+            ("remind", timedelta(minutes=90), False),
+            ("expire", timedelta(days=3), True),
+        ],
+        "WARNED": [("expire", timedelta(seconds=5), True)],
+    }
+
+
+def test_timer_is_found_by_its_state_and_the_name_of_its_function(router):
+    ASKED = named("ASKED")
+
+    @after(ASKED, days=3)
+    def expire(conversation): ...
+
+    news = router(ASKED, expire)
+
+    assert news.timer("news", "ASKED", "expire").function is expire
+    for gone in [("old", "ASKED", "expire"), ("news", "OLD", "expire"), ("news", "ASKED", "old")]:
+        with pytest.raises(TimerGone):
+            news.timer(*gone)
+
+
+async def waits(conversation): ...
+
+
+def takes_nothing(): ...
+
+
+def takes_more(conversation, host): ...
+
+
+def plain(conversation): ...
+
+
+@pytest.mark.parametrize(
+    ("state", "function", "delay", "fault"),
+    [
+        (named("ELSEWHERE"), plain, {"days": 3}, "after.ELSEWHERE.: that is no state of"),
+        (plain, plain, {"days": 3}, "that is no state of this module"),
+        ("ASKED", plain, {"days": 3}, "that is no state of this module"),
+        (stateless(named("LOG")), plain, {"days": 3}, "that is no state of this module"),
+        (named("START"), plain, {"days": 3}, "in START before the first mail"),
+        (named("ASKED"), plain, {}, "it takes a time"),
+        (named("ASKED"), plain, {"days": -1}, "it takes a time"),
+        (named("ASKED"), waits, {"days": 3}, "it is async"),
+        (named("ASKED"), takes_nothing, {"days": 3}, "too many positional arguments"),
+        (named("ASKED"), takes_more, {"days": 3}, "missing a required argument: 'host'"),
+        (named("ASKED"), named("LATE"), {"days": 3}, "takes mail or a conversation, not both"),
+    ],
+)
+def test_timer_that_cannot_run_is_named(handler, state, function, delay, fault):
+    own = [state] if callable(state) and state.__name__ != "ELSEWHERE" else []
+    timed = after(state, **delay)(function)
+
+    try:
+        with pytest.raises(BadRoute, match=rf"^.*news\.{function.__name__}, .*{fault}"):
+            handler("news", *own, timed)
+    finally:
+        function.__dict__.pop("mail_marks", None)
 
 
 # Bad routes

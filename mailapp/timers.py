@@ -1,0 +1,92 @@
+"""Runs timers that are due: claims one, runs its function, stores what that caused."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from time import monotonic
+
+from django.db import connection, transaction
+from django.db.models import Min
+from django.utils import timezone
+
+from mailapp import containment, dispatch, failures, outbox, registry
+from mailapp.conf import mail_settings
+from mailapp.errors import ConversationMoved, LostTooOften
+from mailapp.lifecycle import Life
+from mailapp.models import INCOMING, Timer, Transition
+from mailapp.routing import Router
+
+
+def are_due(queue: str) -> bool:
+    """Say whether the processes of this queue have a timer to run."""
+    return queue == INCOMING and Timer.objects.due().exists()
+
+
+def next_due(queue: str, since: datetime) -> datetime | None:
+    """When the next timer comes due that was not due at `since`; None if none will."""
+    if queue != INCOMING:
+        return None
+    coming = Timer.objects.filter(due_at__gt=since)
+    return coming.aggregate(at=Min("due_at"))["at"]
+
+
+def work(queue: str, life: Life) -> int:
+    """Run timers that are due, the earliest first, for as long as a batch; return how many.
+
+    Timers are worked by the processes of the queue `incoming`.
+    """
+    if not are_due(queue):
+        return 0
+    due = Timer.objects.due().free(life.process)[: mail_settings().BATCH_SIZE]
+    life.activity = f"{len(due)} timers since {timezone.now():%H:%M:%S}"
+    router, worked = registry.current_router(max_age=0), 0
+    end = monotonic() + mail_settings().BATCH_SECONDS
+    for timer in due:
+        if life.stopping.is_set() or monotonic() > end:
+            break
+        if claimed := timer.claim(life.process):
+            _work(claimed, router)
+            worked += 1
+    return worked
+
+
+def _work(timer: Timer, router: Router) -> None:
+    if timer.is_stale:
+        timer.delete()
+        return
+    containment.start_clock()
+    try:
+        if timer.lost >= failures.MOST_LOST:
+            raise LostTooOften
+        _run(timer, router)
+    except ConversationMoved:
+        timer.give_back()
+    except (Exception, SystemExit) as error:
+        connection.close_if_unusable_or_obsolete()
+        _fail(timer, error)
+
+
+def _run(timer: Timer, router: Router) -> None:
+    """Run the function and store what it caused, in one transaction if it may be."""
+    conversation = timer.conversation
+    timed = router.timer(conversation.handler.module, timer.state, timer.function)
+    atomic = timed.atomic and mail_settings().ATOMIC_HANDLERS
+    with transaction.atomic() if atomic else contextlib.nullcontext():
+        effects = dispatch.ring(timed, conversation, router)
+        with transaction.atomic():
+            dispatch.record_ring(timer, effects)
+            Transition.objects.bulk_create(effects.transitions)
+            outbox.store(effects.posted)
+            failures.let_hooks_fail_alone()
+
+
+def _fail(timer: Timer, error: BaseException) -> None:
+    """Have it tried again after a pause, and after the last try leave it to an operator."""
+    if isinstance(error, MemoryError):
+        containment.out_of_memory()
+    reply, trace = failures.in_one_line(error), failures.in_full(error)
+    if isinstance(error, LostTooOften) or timer.tries >= failures.most_tries():
+        timer.hold(reply, trace)
+    else:
+        timer.defer(failures.pause(timer.tries), reply, trace)
