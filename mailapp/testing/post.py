@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db.models import Max, QuerySet
+from django.db.models import F, Max, Min, QuerySet
 from django.test import override_settings
 from django.utils import timezone
 
@@ -14,7 +15,7 @@ from mailapp import worker
 from mailapp.addresses import take_path
 from mailapp.errors import BadAddress, MailError
 from mailapp.lifecycle import Life
-from mailapp.models import OUTGOING, Attempt, Delivery, Message, NewMail, Process, Queue
+from mailapp.models import OUTGOING, Attempt, Delivery, Message, NewMail, Process, Queue, Timer
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
@@ -70,16 +71,54 @@ class Post(ABC):
             while sum(_drain(queue.name) for queue in queues):
                 pass
 
+    def later(
+        self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    ) -> None:
+        """Let time pass: timers and retries that come due meanwhile are worked, in order.
+
+        What waits for a moment is moved towards now; the clock stays. Raise HandlerFailed.
+        """
+        left = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        while left > timedelta(0):
+            now = timezone.now()
+            step = min([left, *(moment - now for moment in _moments_after(now))])
+            for waiting in (_deferred(), Timer.objects.all()):
+                waiting.update(due_at=F("due_at") - step)
+            self._work_again()
+            left -= step
+
+    def _work_again(self) -> None:
+        before = Attempt.objects.aggregate(last=Max("id", default=0))
+        tries = dict(Timer.objects.values_list("pk", "tries"))
+        self.work()
+        _raise_failure(Attempt.objects.filter(id__gt=before["last"]))
+        for timer in Timer.objects.exclude(error=""):
+            if timer.tries > tries.get(timer.pk, 0):
+                raise HandlerFailed(f"{timer}: {timer.reply}\n{timer.error}")
+
     def let_retries_run_out(self) -> None:
         """Try again what failed, without the waits, until it is done or held.
 
         A handler's ERROR has its say after the last try.
         """
-        deferred = Delivery.objects.filter(
-            status=Status.DEFERRED, queue__purpose=Queue.Purpose.HANDLERS
-        )
-        while deferred.update(due_at=timezone.now()):
+        while sum(failed.update(due_at=timezone.now()) for failed in (_deferred(), _failed())):
             self.work()
+
+
+def _deferred() -> QuerySet[Delivery]:
+    return Delivery.objects.filter(status=Status.DEFERRED, queue__purpose=Queue.Purpose.HANDLERS)
+
+
+def _failed() -> QuerySet[Timer]:
+    return Timer.objects.filter(tries__gt=0, due_at__isnull=False)
+
+
+def _moments_after(now: datetime) -> Iterator[datetime]:
+    """When the next retry and the next timer come due."""
+    for waiting in (_deferred(), Timer.objects.all()):
+        coming = waiting.filter(due_at__gt=now)
+        if moment := coming.aggregate(at=Min("due_at"))["at"]:
+            yield moment
 
 
 def _raise_failure(attempts: QuerySet[Attempt]) -> None:

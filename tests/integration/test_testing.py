@@ -10,9 +10,9 @@ from django.core.mail import EmailMessage
 from django.test import TestCase
 
 from mailapp.errors import SMTPError
-from mailapp.models import Delivery, Message
+from mailapp.models import Delivery, Message, Timer
 from mailapp.registry import handler_modules
-from mailapp.routing import route, route_like, state_key_generator, stateless
+from mailapp.routing import after, route, route_like, state_key_generator, stateless
 from mailapp.testing.handlers import handlers
 from mailapp.testing.person import Person
 from mailapp.testing.post import HandlerFailed, Refused
@@ -47,6 +47,28 @@ def ASKED(message, desk, host):
 def KNOWN(message, desk, host):
     for attachment in message.attachments:
         write(message, attachment.filename, attachment.content_type)
+
+
+@after(ASKED, days=1)
+def ask_again(conversation):
+    write(conversation.message, "Who are you?")
+    return WAITING
+
+
+@route_like(ASKED)
+def WAITING(message, desk, host):
+    return ASKED(message, desk, host)
+
+
+@after(WAITING, days=2)
+def give_up(conversation):
+    write(conversation.message, "Goodbye")
+    return START
+
+
+@after(KNOWN, days=1)
+def call(conversation):
+    raise LookupError("the lobby is empty")
 
 
 @stateless
@@ -264,6 +286,52 @@ def test_retries_can_run_out(reader, mail):
     mail.let_retries_run_out()
 
     assert Delivery.objects.get(recipient="failing@localhost").status == Delivery.Status.HELD
+
+
+def test_what_comes_due_as_time_passes_is_worked_in_order(reader, mail):
+    reader.say("desk@localhost")
+    reader.read_all()
+
+    mail.later(hours=23, minutes=59)
+    reader.expect_nothing()
+    mail.later(minutes=1)
+    reader.expect("Who are you?")
+    mail.later(days=1)
+    assert reader.state == "WAITING"
+    mail.later(days=1)
+
+    reader.expect("Goodbye")
+    assert reader.state == "START"
+
+
+def test_timer_that_another_has_started_comes_due_in_the_same_time(reader, mail):
+    reader.say("desk@localhost")
+
+    mail.later(days=3)
+
+    assert [letter.subject for letter in reader.unread][1:] == ["Who are you?", "Goodbye"]
+
+
+def test_function_that_fails_as_time_passes_fails_the_test(reader, mail):
+    reader.say("desk@localhost")
+    reader.expect("Who are you?").respond("A reader")
+
+    with pytest.raises(HandlerFailed, match="LookupError: the lobby is empty"):
+        mail.later(days=1)
+    mail.let_retries_run_out()
+
+    assert Timer.objects.held().count() == 1
+    mail.later(days=9)
+
+
+def test_retries_are_made_as_time_passes(reader, mail):
+    with pytest.raises(HandlerFailed):
+        reader.say("failing@localhost")
+
+    with pytest.raises(HandlerFailed):
+        mail.later(minutes=1)
+
+    assert Delivery.objects.get(recipient="failing@localhost").attempts == 2
 
 
 def test_handlers_of_the_apps_are_back_after_the_block(use_handlers):

@@ -16,8 +16,8 @@ from examples.mailinglist.models import NAME, MailingList, list_address
 from examples.mailinglist.posting import distribute, nuisance
 from mailapp.conf import mail_settings
 from mailapp.errors import SMTPError
-from mailapp.request import MailRequest
-from mailapp.routing import accepts, route, route_like, state_key_generator, stateless
+from mailapp.request import ConversationRequest, MailRequest
+from mailapp.routing import accepts, after, route, route_like, state_key_generator, stateless
 
 example = f"test.list-subscribe@{mail_settings().HOSTS[0]}"
 
@@ -97,6 +97,13 @@ def CONFIRMING_SUBSCRIBE(
     return POSTING
 
 
+@after(CONFIRMING_SUBSCRIBE, hours=list_settings().CONFIRM_HOURS)
+def forget(conversation: ConversationRequest) -> State:
+    """Not confirmed in time. Perhaps it was somebody else who asked, so say nothing."""
+    del conversation.data["token"]
+    return START
+
+
 @route_like(START)
 @for_people
 def POSTING(
@@ -133,6 +140,15 @@ def CONFIRMING_UNSUBSCRIBE(
     mailing_list.unsubscribe(message.sender)
     tell(message, mailing_list, "goodbye")
     return START
+
+
+@after(CONFIRMING_UNSUBSCRIBE, hours=list_settings().CONFIRM_HOURS)
+def keep(conversation: ConversationRequest) -> State:
+    """Not confirmed in time: remains on the list, and hears of it."""
+    del conversation.data["token"]
+    if mailing_list := MailingList.objects.at(conversation.key):
+        tell(conversation, mailing_list, "still_subscribed")
+    return POSTING
 
 
 @route_like(START)
@@ -176,9 +192,9 @@ def turn_away(message: MailRequest, mailing_list: MailingList) -> None:
     tell(message, mailing_list, "not_posted")
 
 
-def tell(message: MailRequest, mailing_list: MailingList, template: str) -> None:
+def tell(whom: MailRequest | ConversationRequest, mailing_list: MailingList, template: str) -> None:
     """Answer from the address for help, so that nobody's next answer becomes a post."""
-    message.respond(
+    whom.respond(
         f"mailinglist/{template}.msg",
         author=f"{mailing_list} <{mailing_list.address_to('help')}>",
         mailing_list=mailing_list,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 
 import pytest
-from django.utils import timezone
 
 from examples.mailinglist.conf import list_settings
 from examples.mailinglist.handlers import lists
 from examples.mailinglist.models import MailingList, Subscription
-from mailapp.models import Conversation, Delivery
+from mailapp.models import Delivery
 from mailapp.registry import current_router
 from mailapp.testing.post import Refused
 
@@ -160,27 +158,38 @@ def test_confirmation_of_another_list_changes_nothing(reader, news):
     assert not Subscription.objects.exists()
 
 
-def test_confirmation_expires(reader, news):
+def test_confirmation_expires_and_nothing_more_is_said(reader, news, mail):
     reader.say("news-subscribe@localhost")
-    conversation = Conversation.objects.get()
-    conversation.data["confirmation"]["expires_at"] = timezone.now().isoformat()
-    conversation.save()
+    confirmation = reader.expect("Please confirm", body="within 72 hours")
 
-    reader.expect("Please confirm", body="within 72 hours").respond()
+    mail.later(hours=72)
 
+    reader.expect_nothing()
+    assert reader.state == "START"
+    confirmation.respond()
     reader.expect("This confirms nothing")
     assert not Subscription.objects.exists()
-    assert reader.state == "CONFIRMING_SUBSCRIBE"
 
 
-def test_confirmation_is_good_until_it_expires(reader, news):
+def test_confirmation_is_good_until_it_expires(reader, news, mail):
     reader.say("news-subscribe@localhost")
-    conversation = Conversation.objects.get()
-    soon = timezone.now() + timedelta(minutes=1)
-    conversation.data["confirmation"]["expires_at"] = soon.isoformat()
-    conversation.save()
+
+    mail.later(hours=71, minutes=59)
 
     reader.expect("Please confirm").respond()
+    reader.expect("Welcome")
+    mail.later(days=30)
+    assert reader.state == "POSTING"
+
+
+def test_who_asks_again_has_all_of_the_time_again(reader, news, mail):
+    reader.say("news-subscribe@localhost")
+    mail.later(hours=48)
+    reader.say("news-subscribe@localhost")
+    mail.later(hours=48)
+
+    _, second = reader.expect_all(2, "Please confirm")
+    second.respond()
 
     reader.expect("Welcome")
 

@@ -66,6 +66,32 @@ def test_until_it_is_confirmed_one_is_on_the_list(subscriber):
     member.expect("You have left")
 
 
+def test_who_does_not_confirm_in_time_stays_on_the_list_and_is_told(subscriber, mail, news):
+    member = subscriber()
+    member.say("news-unsubscribe@localhost")
+    confirmation = member.expect("Please confirm: unsubscribe")
+
+    mail.later(days=3)
+
+    member.expect("You are still on The News", author="news-help@localhost")
+    assert member.state == "POSTING"
+    confirmation.respond()
+    member.expect("This confirms nothing")
+    assert news.has(member.address)
+
+
+def test_member_of_a_list_that_is_gone_is_told_nothing(subscriber, mail, news):
+    member = subscriber()
+    member.say("news-unsubscribe@localhost")
+    member.read_all()
+    news.delete()
+
+    mail.later(days=3)
+
+    member.expect_nothing()
+    assert member.state == "POSTING"
+
+
 def test_confirmation_to_get_on_the_list_does_not_lead_off_it(reader, news):
     reader.say("news-subscribe@localhost")
     joining = reader.expect("Please confirm: subscribe")
