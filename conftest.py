@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 
-from tests import postgres
+from tests import fuzzing, postgres
 
 # Where the project is installed, its entry point has the same name, and so it is loaded once.
 pytest_plugins = ["mailapp.testing.plugin"]
@@ -43,11 +43,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed", type=int, help="repeat the kills of a run that failed; default: new ones"
     )
+    parser.addoption(
+        "--restarts",
+        type=int,
+        default=5,
+        help="how often to end PostgreSQL as a crash does while mail comes in, and start it again",
+    )
+    parser.addoption(
+        "--fuzz-seconds",
+        type=float,
+        help="how long to try random input, in all the tests of it that run (-m fuzz) together; "
+        f"default: {fuzzing.SHARE:g} for each, about a minute for all of them",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     from django.conf import ENVIRONMENT_VARIABLE, settings
 
+    config.addinivalue_line(
+        "markers", "fuzz: tries random input for as long as --fuzz-seconds says"
+    )
     if settings.configured:
         raise pytest.UsageError("the tests choose their settings: unset DJANGO_SETTINGS_MODULE")
     if not hasattr(config, "workerinput"):  # not in a worker of xdist, whose parent ends it
@@ -105,6 +120,15 @@ def _needs_database(item: pytest.Item) -> bool:
     if item.get_closest_marker("any_database"):
         return False
     return bool(item.get_closest_marker("django_db") or fixtures.intersection(item.fixturenames))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not pyfuncitem.get_closest_marker("fuzz"):
+        return None
+    seconds = fuzzing.share(pyfuncitem.config, pyfuncitem.session.items)
+    fuzzing.run(pyfuncitem, seconds)
+    return True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mailapp.addresses import a_labels, fold, split, take_path
 from mailapp.errors import BadAddress
+from mailapp.relay.wire import is_sendable
 from tests.fuzzing import fuzzed
 
 
@@ -122,17 +123,37 @@ def test_sharp_s_is_not_ss() -> None:
     assert a_labels("straße.example") == "xn--strae-oqa.example"
 
 
+SPECIAL = [
+    *'<>@."\\:,;[]()%! \r\n\t\0-aA1',
+    *("ü", "e\u0301", "\u0301", "\u0435", "\u212a", "\u0130", "ß", "\ufb00", "\uff11", "\uff21"),
+    *("\u3002", "\uff0e", "\u00ad", "\u200d", "\u202e", "\u2028", "\x85", "\ud800", "💩"),
+    *("xn--", "postmaster", "@example.com", "[127.0.0.1]", "[IPv6:::1]", '""', '"a@b"'),
+]
+texts = st.text() | st.lists(st.sampled_from(SPECIAL), max_size=12).map("".join)
+
+
 @fuzzed
-@given(st.text())
+@given(texts)
 def test_any_text_is_read_or_refused(text: str) -> None:
-    for path in (text, f"<{text}>", f"<{text}@example.com>", f"<user@{text}>"):
+    for path in (
+        text,
+        f"<{text}>",
+        f"<{text}@example.com>",
+        f"<user@{text}>",
+        f'<"{text}"@a.test>',
+    ):
         try:
             address, rest = take_path(path)
         except BadAddress:
             continue
+        local, domain = split(address)
         assert path.endswith(rest)
         assert address.isprintable()
-        assert split(address)[1].isascii()
+        assert domain.isascii()
+        assert len(local.encode()) <= 64
+        assert len(address.encode()) <= 254
+        assert take_path(f"<{address}>") == (address, ""), "what was read reads as another"
+        assert is_sendable(address)
 
 
 @fuzzed
