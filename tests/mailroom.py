@@ -21,6 +21,7 @@ from mailapp.models import (
     NewMail,
     Process,
     Queue,
+    Timer,
     Transition,
 )
 from mailapp.models.delivery import Outcome, Status
@@ -102,6 +103,7 @@ class Mailroom:
     queued: Delivery
     hostile: Message
     conversation: Conversation
+    timer: Timer
     handler: Handler
     process: Process
 
@@ -117,6 +119,7 @@ class Mailroom:
             "held": self.held,
             "conversation": self.conversation,
             "transition": self.conversation.transitions.first(),
+            "timer": self.timer,
             "handler": self.handler,
             "process": self.process,
             "queue": Queue.objects.get(name=INCOMING),
@@ -161,6 +164,7 @@ def furnish() -> Mailroom:
         queued=queued.deliveries.get(),
         hostile=store_hostile(handler),
         conversation=conversation,
+        timer=hold_timer(conversation),
         handler=handler,
         process=worker,
     )
@@ -228,6 +232,15 @@ def converse(handler: Handler, delivery: Delivery) -> Conversation:
             duration=0.0042,
         )
     return conversation
+
+
+def hold_timer(conversation: Conversation) -> Timer:
+    """Store a timer that waits, and one that failed at every try; return that."""
+    at = {"conversation": conversation, "state": conversation.state}
+    Timer.objects.create(**at, function="remind", due_at=timezone.now() + timedelta(days=3))
+    return Timer.objects.create(
+        **at, function="expire", tries=8, reply=f"KeyError: {IMAGE}", error=f"</pre>{SCRIPT}"
+    )
 
 
 def store_hostile(handler: Handler) -> Message:

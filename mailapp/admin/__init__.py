@@ -1,5 +1,13 @@
 """The operator's pages in Django's admin: they show everything and write little."""
 
-from . import conversations, deliveries, handlers, messages, processes, queues
+from . import conversations, deliveries, handlers, messages, processes, queues, timers
 
-__all__ = ["conversations", "deliveries", "handlers", "messages", "processes", "queues"]
+__all__ = [
+    "conversations",
+    "deliveries",
+    "handlers",
+    "messages",
+    "processes",
+    "queues",
+    "timers",
+]

@@ -81,6 +81,7 @@ class ConversationAdmin(MailAdmin):
         may_move = request.user.has_perm(_MAY_MOVE)
         return {
             "data": json.dumps(row.data, indent=2, sort_keys=True, ensure_ascii=False),
+            "timers": Excerpt(row.timers.order_by("due_at")),
             "transitions": Excerpt(moves, display.list_url(Transition, conversation=row.pk)),
             "states": other_states(row) if may_move else [],
         }

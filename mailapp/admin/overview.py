@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from django.db.models import Case, OuterRef, QuerySet, Subquery, When
 from django.utils import timezone
 
-from mailapp.models import Delivery, Process, Queue
+from mailapp.models import Delivery, Process, Queue, Timer
 from mailapp.models.delivery import Status
 
-from .counting import CappedCount, capped
+from .counting import CAP, CappedCount, capped
 from .display import distance, list_url, page_url
 
 LATE = 60  #: seconds that due mail may wait before the operator is told
@@ -61,6 +61,7 @@ class Overview:
     queues: list[Any]
     processes: list[Process]
     failures: list[Delivery]
+    held_timers: int
 
     @classmethod
     def now(cls) -> Overview:
@@ -69,6 +70,7 @@ class Overview:
             list(with_counts(Queue.objects.all())),
             list(known.filter(heartbeat_at__gte=timezone.now() - _FORGOTTEN)),
             latest_failures(),
+            Timer.objects.held().order_by()[: CAP + 1].count(),
         )
 
     def problems(self) -> Iterator[Problem]:
@@ -78,6 +80,9 @@ class Overview:
             yield Problem("No receiver is alive: no mail is taken in.", list_url(Process))
         for queue in self.queues:
             yield from _problems_of(queue, alive)
+        if self.held_timers:
+            held = list_url(Timer, standing="held")
+            yield Problem(f"Timers that failed at every try: {capped(self.held_timers)}.", held)
         for process in self.processes:
             if not process.is_alive:
                 last = distance(process.heartbeat_at)

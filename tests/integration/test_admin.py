@@ -23,7 +23,10 @@ from django.utils import timezone
 from tests.waiting import DEADLINE
 
 CORPUS = Path(os.environ.get("MAIL_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
-LISTS = ["queue", "message", "delivery", "conversation", "transition", "handler", "process"]
+LISTS = [
+    *("queue", "message", "delivery", "conversation", "transition", "timer", "handler"),
+    "process",
+]
 
 pytestmark = pytest.mark.django_db
 
@@ -119,6 +122,17 @@ class TestPages:
         assert "START → ASKED" in words
         assert "ASKED → CONFIRMING" in words
 
+    def test_a_conversation_shows_what_will_run_and_when(self, admin_client, mailroom):
+        words = shown(admin_client.get(page(mailroom.conversation)))
+
+        assert re.search("remind after CONFIRMING .* in 3 d 0", words)
+        assert "expire after CONFIRMING Held 8 KeyError" in words
+
+    def test_a_conversation_shows_that_a_timer_moved_it(self, admin_client, mailroom):
+        mailroom.conversation.transitions.create(from_state="A", to_state="B", cause="timer")
+
+        assert "A → B Timer" in shown(admin_client.get(page(mailroom.conversation)))
+
     def test_a_handler_shows_its_description_and_its_routes(self, admin_client, mailroom):
         words = shown(admin_client.get(page(mailroom.handler)))
 
@@ -158,6 +172,7 @@ class TestOverview:
         assert "No relay is alive for the queue outgoing." in words
         assert "was last heard 3 h ago." in words
         assert "Held in the queue undeliverable: 1." in words
+        assert "Timers that failed at every try: 1." in words
 
     def test_shows_the_last_failures(self, admin_client, mailroom):
         html = text(admin_client.get("/admin/mailapp/"))
@@ -199,6 +214,7 @@ class TestLists:
                 mail = message(sender=person, recipients=["a@b.test", "c@d.test"])
                 conversation = Conversation.objects.create(handler=mailroom.handler, person=person)
                 conversation.transitions.create(delivery=mail.deliveries.first())
+                conversation.timers.create(due_at=timezone.now())
                 Process.objects.start(Process.Kind.WORKER, "incoming")
 
         return add
@@ -244,6 +260,7 @@ class TestLists:
             ("conversation", "handler__id__exact={handler.pk}"),
             ("transition", "conversation={conversation.pk}"),
             ("transition", "delivery={done.pk}"),
+            ("timer", "standing=held"),
         ],
     )
     def test_a_list_finds_its_rows_by_an_index(self, queries, mailroom, add_rows, model, query):
@@ -359,6 +376,41 @@ class TestVerbs:
         mailroom.done.refresh_from_db()
         assert mailroom.done.status == "done"
         assert not LogEntry.objects.exists()
+
+    def test_a_held_timer_is_retried(self, operator, mailroom):
+        client = operator("view_timer", "retry_timer")
+
+        response = client.post(act(mailroom.timer, "retry"))
+
+        assert response.headers["Location"] == page(mailroom.conversation)
+        mailroom.timer.refresh_from_db()
+        assert mailroom.timer.due_at <= timezone.now()
+        assert mailroom.timer.tries == 0
+        assert LogEntry.objects.get().change_message == "Retried"
+
+    def test_a_held_timer_is_discarded(self, operator, mailroom):
+        from mailapp.models import Timer
+
+        operator("view_timer", "discard_timer").post(act(mailroom.timer, "discard"))
+
+        assert [timer.function for timer in Timer.objects.all()] == ["remind"]
+        assert LogEntry.objects.get().change_message == "Discarded"
+
+    @pytest.mark.parametrize("verb", ["retry", "discard"])
+    def test_a_timer_obeys_nobody_else(self, operator, mailroom, verb):
+        response = operator("view_timer", "change_timer").post(act(mailroom.timer, verb))
+
+        assert response.status_code == 403
+        mailroom.timer.refresh_from_db()
+        assert mailroom.timer.due_at is None
+
+    def test_a_timer_that_waits_is_left_alone(self, admin_client, mailroom):
+        waiting = mailroom.conversation.timers.get(function="remind")
+
+        response = admin_client.post(act(waiting, "discard"), follow=True)
+
+        assert "Discarded no timers." in shown(response)
+        assert mailroom.conversation.timers.count() == 2
 
     def test_a_verb_is_not_done_by_following_a_link(self, admin_client, mailroom):
         assert admin_client.get(act(mailroom.held, "retry")).status_code == 405
