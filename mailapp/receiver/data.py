@@ -12,19 +12,41 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 END = b"\r\n.\r\n"
+SMALL = 16384  # octets that each content may keep in memory
+_FOR_ALL = 64 * 1024 * 1024  # octets of memory for all contents that are larger
 _HEAD = 65536  # octets of spooled content that are kept at hand: the header fields
 _SPOOL_PIECE = 131072  # octets that are written to a spool at once
 _CONTEXT = 2  # octets kept before those not yet taken: they tell whether a line begins there
 _MAX_HOPS = 50
-_RECEIVED = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+_FIELDS = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*+")
+_RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class SharedMemory:
+    """Memory for the contents that come in at the same time, beyond what each has for itself."""
+
+    def __init__(self, octets: int = _FOR_ALL) -> None:
+        self.free = octets
+
+    def take(self, octets: int) -> bool:
+        """Take so much; False when there is less."""
+        if octets > self.free:
+            return False
+        self.free -= octets
+        return True
+
+    def give_back(self, octets: int) -> None:
+        """Return what was taken."""
+        self.free += octets
 
 
 class DataReader:
     """Takes content in pieces, to its true end.
 
-    Content that does not fit in `memory` octets is written to a spool as it comes in. What is
-    over `limit`, or `malformed`, is read to its end but not kept.
+    Content of more than `memory` octets is written to a spool as it comes in; of these, those
+    over 16 KiB are taken from `shared` if there are so many. What is over `limit`, or
+    `malformed`, is read to its end but not kept. Whoever makes a reader must close it.
     """
 
     def __init__(
@@ -32,6 +54,7 @@ class DataReader:
         limit: int,
         *,
         memory: int,
+        shared: SharedMemory | None = None,
         make_spool: Callable[[], BinaryIO] = io.BytesIO,
         normalise: bool = False,
     ) -> None:
@@ -41,7 +64,10 @@ class DataReader:
         self.size = 0  #: octets of content, without the dots that were doubled for the wire
         self.malformed = False  #: has a NUL, or a bare CR or LF that was not normalised
         self._limit = limit
-        self._memory = max(memory, len(END))  # so that no cut falls into a beginning of the end
+        self._most = max(memory, len(END))  # so that no cut falls into a beginning of the end
+        self._memory = min(self._most, SMALL)
+        self._shared = shared or SharedMemory()
+        self._borrowed = 0
         self._make_spool = make_spool
         self._normalise = normalise
         self._buffer = bytearray(b"\r\n")  # after the 354 a line begins
@@ -66,14 +92,34 @@ class DataReader:
         end = buffer.find(END, max(dot - 2, searched)) if dot >= 0 else -1
         if end >= 0:
             rest = bytes(buffer[end + len(END) :])
-            self._keep(self._take(end + 2), in_spool=self.spool is not None)
+            outgrown = end > self._memory and not self._may_grow(end)
+            self._keep(self._take(end + 2), in_spool=outgrown or self.spool is not None)
             return rest
-        if len(buffer) > self._memory:
+        if len(buffer) > self._memory and not self._may_grow(len(buffer)):
             self._keep(self._take(self._safe_cut()), in_spool=True)
         return None
 
     def close(self) -> None:
-        """Forget the spool."""
+        """Forget the spool, and give back the memory."""
+        self._forget_spool()
+        self._give_back(self._borrowed)
+
+    def _may_grow(self, octets: int) -> bool:
+        """Take memory for so many, if so much is left; else, and from then on, there is a spool."""
+        if self.size or octets > self._most:
+            return False
+        more = min(max(octets, 2 * self._memory), self._most) - self._memory
+        if not self._shared.take(more):
+            return False
+        self._borrowed += more
+        self._memory += more
+        return True
+
+    def _give_back(self, octets: int) -> None:
+        self._shared.give_back(octets)
+        self._borrowed -= octets
+
+    def _forget_spool(self) -> None:
         spool, self.spool = self.spool, None
         if spool is not None:
             with contextlib.suppress(OSError):  # what it held back may not fit on the disk, either
@@ -105,7 +151,7 @@ class DataReader:
         self.size += len(block)
         if self.malformed or self.too_big or self.spool_error is not None:
             self.content = b""
-            self.close()
+            self._forget_spool()
             return
         if in_spool:
             self._write(block)
@@ -118,10 +164,11 @@ class DataReader:
             if self.spool is None:
                 self.spool = self._make_spool()
                 self._memory = min(self._memory, _SPOOL_PIECE)
+                self._give_back(max(self._borrowed - self._memory, 0))
             self.spool.write(block)
         except OSError as error:
             self.spool_error = error
-            self.close()
+            self._forget_spool()
 
 
 def _has_bare_line_ends(block: bytes) -> bool:
@@ -132,9 +179,13 @@ def _has_bare_line_ends(block: bytes) -> bool:
 
 
 def has_too_many_hops(content: bytes) -> bool:
-    """Say whether the head holds more than 50 Received fields: the mail goes in a circle."""
+    """Say whether the head holds more than 50 Received fields: the mail goes in a circle.
+
+    The head ends with the first line that is neither a field nor goes on with one.
+    """
     end = content.find(b"\r\n\r\n")
-    end = len(content) if end < 0 else end
-    if content.count(b"\n", 0, end) < _MAX_HOPS:
+    end = len(content) if end < 0 else end + 2
+    if content.count(b"\n", 0, end) <= _MAX_HOPS:
         return False
-    return len(_RECEIVED.findall(content, 0, end)) > _MAX_HOPS
+    fields = _FIELDS.match(content, 0, end)
+    return fields is not None and len(_RECEIVED.findall(fields[0])) > _MAX_HOPS

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mailapp.conf import MailSettings
 
 from . import replies
+from .data import SharedMemory
 
 if TYPE_CHECKING:
     from .protocol import Dialogue
@@ -66,6 +67,7 @@ class Sessions:
         self._open: set[Dialogue] = set()
         self._of_origin: Counter[str] = Counter()
         self.failed_logins = FailedLogins(settings.LOGIN_TRIES_PER_HOUR)
+        self.content_memory = SharedMemory()
 
     def __len__(self) -> int:
         return len(self._open)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -102,13 +103,17 @@ class Listener:
         return self.sessions.locate(dialogue, dialogue.peer) or self.destination.closed()
 
     def content_reader(self) -> DataReader:
-        """Make the reader for one mail."""
+        """Make the reader for one mail, who must be closed."""
         return DataReader(
             self.settings.MAX_MESSAGE_SIZE,
             memory=self.settings.INLINE_SIZE,
+            shared=self.sessions.content_memory,
             make_spool=self._spool,
             normalise=self.settings.BARE_LINE_ENDS == "normalise",
         )
 
     def _spool(self) -> BinaryIO:
+        """Open a spool; raise OSError when there is no space for what may come."""
+        if self.destination.unavailable() == replies.DISK_LOW:
+            raise OSError(errno.ENOSPC, "too little space is free")
         return cast(BinaryIO, tempfile.TemporaryFile(dir=self.settings.RUN_DIR))

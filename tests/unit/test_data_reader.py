@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailapp.receiver.data import DataReader, has_too_many_hops
+from mailapp.receiver.data import DataReader, SharedMemory, has_too_many_hops
 from tests.fuzzing import fuzzed
 from tests.plain_reader import is_malformed, read_content
 
@@ -123,6 +123,76 @@ def test_more_than_fifty_received_fields_are_too_many(count: int, too_many: bool
     content = b"RECEIVED: from a by b\r\n" * count + b"\r\nReceived: no field\r\n" * 60
 
     assert has_too_many_hops(content) == too_many
+
+
+@pytest.mark.parametrize("name", [b"Received", b"RECEIVED "])
+@pytest.mark.parametrize(
+    ("before", "too_many"),
+    [
+        (b"", True),
+        (b"Subject: Hello\r\n", True),
+        (b"\r\n", False),
+        (b"Hello.\r\n", False),
+        (b"Hello you:\r\n", False),
+        (b"> Subject: Hello\r\n", False),
+    ],
+)
+def test_received_fields_are_counted_in_the_head_alone(
+    before: bytes, too_many: bool, name: bytes
+) -> None:
+    hops = (name + b": from a\r\n\tby b\r\n") * 60
+
+    assert has_too_many_hops(before + hops + b"\r\nHello.\r\n") == too_many
+    assert has_too_many_hops(before + hops) == too_many
+
+
+LINE = b"x" * 998 + b"\r\n"
+
+
+def _reader(shared: SharedMemory, memory: int = 200_000) -> DataReader:
+    return DataReader(10**9, memory=memory, shared=shared)
+
+
+def test_contents_that_come_in_together_share_the_memory() -> None:
+    shared = SharedMemory(100_000)
+    first, second, third, small = (_reader(shared) for _ in range(4))
+
+    first.feed(LINE * 100)
+    second.feed(LINE * 40)
+    small.feed(LINE * 16)
+    assert first.spool is None
+    assert second.spool is not None
+    assert len(second._buffer) < 1000
+    assert small.spool is None
+
+    for reader in (first, second, small):
+        reader.close()
+        reader.close()
+    assert shared.free == 100_000
+    third.feed(LINE * 40)
+    assert third.spool is None
+
+
+def test_content_that_comes_in_one_piece_takes_no_more_memory_than_any_other() -> None:
+    reader = _reader(SharedMemory(10_000))
+
+    assert reader.feed(LINE * 40 + b".\r\n") == b""
+
+    assert isinstance(reader.spool, io.BytesIO)
+    assert reader.spool.getvalue() == LINE * 40
+
+
+def test_content_that_outgrows_its_memory_gives_it_back() -> None:
+    shared = SharedMemory(1_000_000)
+    reader = _reader(shared, memory=500_000)
+
+    for _ in range(6):
+        reader.feed(LINE * 100)
+    assert reader.feed(b".\r\n") == b""
+
+    assert isinstance(reader.spool, io.BytesIO)
+    assert reader.spool.getvalue() == LINE * 600
+    assert shared.free >= 1_000_000 - 131_072
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
