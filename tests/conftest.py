@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,16 +155,7 @@ def project(
 
     What it started is ended with the test, which fails if any of it printed a traceback.
     """
-    from tests.project import Project
+    from tests.project import projects
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(django_db_blocker.unblock())
-
-        def make(**environment: str) -> Project:
-            # Not pytest's own folder: its name is too long for a Unix socket.
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-project-"))
-            url = stack.enter_context(project_databases.fresh())
-            made = Project(Path(folder), url, environment)
-            return stack.enter_context(contextlib.closing(made))
-
+    with django_db_blocker.unblock(), projects(project_databases) as make:
         yield make

@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -85,12 +86,12 @@ def _path(url: str) -> Path:
 class Program:
     """A command of the project that runs in the background."""
 
-    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> None:
-        self.name = " ".join(arguments)
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.name = " ".join(command)
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", *arguments],
+                [sys.executable, *command],
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
@@ -149,10 +150,10 @@ class Project:
         """Run a command to its end and return its exit code and what it printed."""
         return _manage(arguments, self.environment, input=input, check=False)
 
-    def start(self, *arguments: str, until: str) -> Program:
+    def start(self, *arguments: str, until: str, script: str = "manage.py") -> Program:
         """Run a command in the background; return once it has printed `until`."""
         log = self.folder / f"{len(self._programs)}-{arguments[0]}.log"
-        program = Program(arguments, self.environment, log)
+        program = Program([script, *arguments], self.environment, log)
         self._programs.append(program)
         program.wait_for(until)
         return program
@@ -188,6 +189,21 @@ class Project:
             del connections[self._alias], connections.settings[self._alias]
         for program in self._programs:
             assert "Traceback" not in program.output, f"{program.name}:\n{program.output}"
+
+
+@contextlib.contextmanager
+def projects(databases: Databases) -> Iterator[Callable[..., Project]]:
+    """Make installations by calling what this yields; at the end, close them all."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**environment: str) -> Project:
+            # Not pytest's own folder: its name is too long for a Unix socket.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-project-"))
+            url = stack.enter_context(databases.fresh())
+            made = Project(Path(folder), url, environment)
+            return stack.enter_context(contextlib.closing(made))
+
+        yield make
 
 
 def _manage(
