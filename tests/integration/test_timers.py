@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mailapp import dispatch, timers, worker
+from mailapp.engines import sweeper, turn
 from mailapp.lifecycle import Life
 from mailapp.models import (
     INCOMING,
@@ -31,7 +32,7 @@ from mailapp.models import (
 )
 from mailapp.models.delivery import Status
 from mailapp.routing import after, non_atomic, route, state_key_generator
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -834,6 +835,31 @@ def shifted_clock(monkeypatch):
         monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(**time))
 
     return shift
+
+
+# Engines
+
+
+def test_task_of_an_engine_runs_timers(asked):
+    asked(lambda conversation: "START")
+    let_pass(days=3)
+
+    turn.take(INCOMING)
+
+    assert Conversation.objects.get().state == "START"
+
+
+def test_sweeper_wakes_the_engine_when_a_timer_is_due(asked, settings, tmp_path):
+    settings.MAIL = {**settings.MAIL, "RUN_DIR": str(tmp_path)}
+    asked(lambda conversation: "START")
+    sweeper.sweep()
+    early = Queue.objects.get(name=INCOMING).woken_at
+    let_pass(days=3)
+
+    sweeper.sweep()
+
+    assert early is None
+    wait_until(lambda: Queue.objects.get(name=INCOMING).woken_at)
 
 
 # What it costs

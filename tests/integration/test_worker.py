@@ -32,7 +32,7 @@ from mailapp.models import (
     Transition,
 )
 from mailapp.models.delivery import Status
-from mailapp.routing import non_atomic, route
+from mailapp.routing import after, non_atomic, route
 from tests.waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -853,6 +853,22 @@ def test_mail_that_comes_due_is_handled_without_a_wake_up(handle, mail, running,
     delivery = store(mail)
 
     wait_until(lambda: fresh(delivery).status == Status.DONE)
+
+
+def test_timer_that_comes_due_is_run_without_a_wake_up(handle, mail, running):
+    reading = state_function(lambda message, local: None, "READING")
+    start_state = state_function(lambda message, local: reading)
+
+    @after(reading, seconds=0.2)
+    def expire(conversation):
+        return start_state
+
+    handle(start_state, reading, expire)
+    running()
+
+    store(mail)
+
+    wait_until(lambda: Transition.objects.filter(cause="timer", to_state="START").exists())
 
 
 def test_worker_survives_that_its_connection_is_cut(on_postgres, handle, mail, running, caplog):

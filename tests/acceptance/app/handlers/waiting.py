@@ -13,9 +13,7 @@ from mailapp.routing import non_atomic, route
 @non_atomic
 @route("mail-wait@(host)")
 def START(message: MailRequest, host: str):
-    folder = Path(mail_settings().RUN_DIR)
-    (folder / f"waits.{os.getpid()}").touch()
-    (folder / "gate").read_bytes()
+    stand_at_gate()
     message.respond("acceptance/counted.msg", count=1)
     return WAITED
 
@@ -23,3 +21,10 @@ def START(message: MailRequest, host: str):
 @route("mail-wait@(host)")
 def WAITED(message: MailRequest, host: str) -> None:
     pass
+
+
+def stand_at_gate() -> None:
+    """Return when it is opened."""
+    folder = Path(mail_settings().RUN_DIR)
+    (folder / f"waits.{os.getpid()}").touch()
+    (folder / "gate").read_bytes()

@@ -1,0 +1,88 @@
+"""Timers of the whole program: what dies or stands still meanwhile makes none run twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import smtplib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from tests.project import Project
+from tests.waiting import DEADLINE, wait_until
+
+READY = "Ctrl-C ends everything."
+
+
+@pytest.fixture
+def installation(project: Callable[..., Project]) -> Project:
+    """An installation with the handlers of these tests, and a gate."""
+    made = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
+    os.mkfifo(made.folder / "gate")
+    return made
+
+
+def send(project: Project, recipient: str) -> None:
+    host, _, port = project.receiver.rpartition(":")
+    with smtplib.SMTP(host, int(port), timeout=DEADLINE) as client:
+        client.sendmail("reader@client.test", [recipient], b"Subject: Hello\r\n\r\n")
+
+
+def who_waits(project: Project) -> int:
+    """Return the process whose function stands at the gate, and forget that it does."""
+    [file] = wait_until(lambda: list(project.folder.glob("waits.*")))
+    file.unlink()
+    return int(file.suffix[1:])
+
+
+def open_gate(project: Project) -> None:
+    """Let a function through, as soon as one stands there."""
+    wait_until(lambda: _opens(project.folder / "gate"))
+
+
+def _opens(gate: Path) -> bool:
+    with contextlib.suppress(OSError):  # nobody has it open for reading
+        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    return False
+
+
+def assert_ran_once(project: Project) -> None:
+    from mailapp.models import Message, Timer, Transition
+
+    wait_until(lambda: list(project.caught.glob("new/*")))
+    assert [each.cause for each in project.query(Transition)] == ["mail", "timer"]
+    assert project.query(Message).filter(protocol="").count() == 1
+    assert not project.query(Timer).exists()
+
+
+def test_timer_whose_worker_is_killed_in_the_middle_runs_again_and_counts_once(installation):
+    installation.start("runmail", until=READY)
+    send(installation, "mail-hurry@localhost")
+    killed = who_waits(installation)
+
+    os.kill(killed, signal.SIGKILL)
+
+    assert who_waits(installation) != killed
+    open_gate(installation)
+    assert_ran_once(installation)
+
+
+def test_timer_that_came_due_while_nothing_ran_runs_at_the_start(installation):
+    from mailapp.models import Timer
+
+    program = installation.start("runmail", until=READY)
+    send(installation, "mail-linger@localhost")
+    wait_until(installation.query(Timer).exists)
+    program.stop()
+    installation.query(Timer).update(due_at=timezone.now() - timedelta(days=1))
+
+    installation.start("runmail", until=READY)
+
+    open_gate(installation)
+    assert_ran_once(installation)
