@@ -16,9 +16,8 @@ class LmtpDialogue(Dialogue):
         """Greet as EHLO does."""
         await self.smtp_EHLO(argument)
 
-    def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
-        for _ in range(transaction.accepted):
-            super()._answer_content(transaction, reply)
+    def _say_of_content(self, transaction: Transaction, reply: bytes) -> None:
+        self.wire.say(*[reply] * transaction.accepted)
 
     def _protocol(self, transaction: Transaction) -> str:
         word = "UTF8LMTP" if transaction.utf8 else "LMTP"

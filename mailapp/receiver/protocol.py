@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -28,7 +30,14 @@ logger = logging.getLogger(__name__)
 
 _LOGGED_OCTETS = 320
 _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
-_OTHER_PROTOCOLS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT"}
+_COMMANDS_AT_ONCE = 50  # that one client has sent ahead, before the others have their turn
+# A browser sends what a page likes, our commands too: as the method, then as lines of the body.
+_HTTP = re.compile(
+    rb"(?:CONNECT|DELETE|GET|HEAD|LOCK|MKCOL|M-SEARCH|NOTIFY|OPTIONS|PATCH|POST|PRI|PROPFIND"
+    rb"|PROPPATCH|PUT|REPORT|SEARCH|SUBSCRIBE|TRACE|UNLOCK)(?![!-~])"
+    rb"|[^\n]* HTTP/\d[.\d]*\s*$",
+    re.IGNORECASE,
+)
 _NOT_IMPLEMENTED = {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN"}
 _JUNK = {"EHLO", "HELO", "HELP", "LHLO", "NOOP", "RSET", "VRFY"}
 
@@ -44,7 +53,10 @@ class Dialogue(SMTP):
     """
 
     COMMANDS: ClassVar[str] = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT BDAT STARTTLS"
-    COMMAND_OCTETS: ClassVar[int] = 512 + 2 * 64  # RFC 5321 4.5.3.1.4, and what extensions add
+    COMMAND_OCTETS: ClassVar[int] = 512  # RFC 5321 4.5.3.1.4
+    LONGER_COMMANDS: ClassVar[dict[str, int]] = {
+        "MAIL": 512 + 26 + 17 + 10,  # SIZE, BODY and SMTPUTF8: RFC 1870 3, 6152 2, 6531 3.1
+    }
     GREETING: ClassVar[str] = "ESMTP"
     wire: Wire
     task: asyncio.Task[None]
@@ -73,7 +85,6 @@ class Dialogue(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.wire = Wire(self.loop, cast(asyncio.Transport, transport))
         self.peer = _peer(transport)
-        self.tls = tls.facts(transport)
         self.listener.sessions.enter(self)
         self.task = self.loop.create_task(self._handle_client())
 
@@ -88,11 +99,12 @@ class Dialogue(SMTP):
 
     def eof_received(self) -> bool:
         self.wire.hang_up()
-        return not self.tls  # a client that half-closed still hears what became of its mail
+        # A client that half-closed still hears what became of its mail; with TLS none does so.
+        return not (self.tls or self.listener.tls_at_once)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.listener.sessions.leave(self)
-        self.wire.hang_up()
+        self.wire.lost()
         self._note_unheard()
 
     # The course of a session.
@@ -101,11 +113,15 @@ class Dialogue(SMTP):
         try:
             await self._arrive()
             while True:
-                await self._obey(await self._next_line())
+                for _ in range(_COMMANDS_AT_ONCE):
+                    await self._obey(await self._next_line())
+                await asyncio.sleep(0)
         except Farewell as farewell:
             await self.wire.take_leave(farewell.reply)
         except HungUp:
             pass
+        except Exception:
+            await self.wire.take_leave(self._log_error())
         finally:
             self.wire.close()
 
@@ -113,8 +129,11 @@ class Dialogue(SMTP):
         if is_in(self.peer, self.listener.proxies):
             self.peer = await proxy.client_behind(self.peer, self.wire)
         if refusal := self.listener.refusal(self):
-            self.wire.say(refusal)
+            if not self.listener.tls_at_once:  # a client that waits for TLS would not understand
+                self.wire.say(refusal)
             raise HungUp
+        if self.listener.tls_at_once:
+            await self._begin_tls(await self.wire.piece() if self.wire.waiting else b"")
         if await self.wire.hears_within(self.settings.GREET_SECONDS):
             raise Farewell(replies.NOT_IN_SYNC)
         self.wire.say(f"220 {self.listener.hostname} {self.GREETING}".encode())
@@ -124,17 +143,26 @@ class Dialogue(SMTP):
         if self.listener.sessions.draining and self.transaction is None:
             raise Farewell(replies.SHUTTING_DOWN)
         while (line := self.wire.next_line()) is None:
-            if self.wire.waiting and self.wire.first == _TLS_HELLO:
-                raise Farewell(replies.NOT_SMTP)
+            if self.wire.waiting:
+                self._look_at_half_a_line()
             await self.wire.more()
         return line
+
+    def _look_at_half_a_line(self) -> None:
+        """Raise Farewell when it will never be a command."""
+        if self.wire.first == _TLS_HELLO:
+            raise Farewell(replies.NOT_SMTP)
+        if self.wire.broke_off:
+            raise Farewell(replies.BAD_LINE)
 
     async def _obey(self, line: bytes) -> None:
         self.commands += 1
         if self.commands > self.settings.MAX_COMMANDS:
             raise Farewell(replies.TOO_MANY_COMMANDS)
         try:
-            name, argument = _read_command(line, self.COMMAND_OCTETS)
+            name, argument = _read_command(line)
+            if len(line) > self.COMMAND_OCTETS:
+                self._check_length(line, name)
             await self._method(name)(self, argument)
         except Refused as refused:
             self._refuse(refused.reply, line)
@@ -145,29 +173,40 @@ class Dialogue(SMTP):
         except Exception:
             self.wire.say(self._log_error())
 
+    def _check_length(self, line: bytes, name: str) -> None:
+        if len(line) > self.LONGER_COMMANDS.get(name, self.COMMAND_OCTETS):
+            raise Refused(replies.LINE_TOO_LONG)
+
     def _method(self, name: str) -> Method:
         """Return what obeys a command; raise Refused or Farewell when nothing does."""
         if name in _JUNK:
-            self.junk += 1
-            if self.junk > self.settings.MAX_JUNK_COMMANDS:
-                raise Farewell(replies.TOO_MANY_COMMANDS)
+            self._count_junk()
         if method := self.listener.methods.get(name):
             return method
-        if name in _OTHER_PROTOCOLS:
-            raise Farewell(replies.NOT_SMTP)
         if name in _NOT_IMPLEMENTED:
             raise Refused(replies.NOT_IMPLEMENTED)
         raise Refused(replies.UNKNOWN_COMMAND)
 
+    def _count_junk(self) -> None:
+        self.junk += 1
+        if self.junk > self.settings.MAX_JUNK_COMMANDS:
+            raise Farewell(replies.TOO_MANY_COMMANDS)
+
     def _refuse(self, reply: bytes, line: bytes) -> None:
-        """Say no, and count it where the client is to blame; raise Farewell when it is too much."""
+        """Say no to a command; raise Farewell when that is no answer, or one too many."""
+        if _is_other_protocol(line):
+            raise Farewell(replies.NOT_SMTP)
+        self._count_refusal(reply, line)
+        self.wire.say(reply)
+
+    def _count_refusal(self, reply: bytes, line: bytes) -> None:
+        """Log a refusal, and count it where the client is to blame; raise Farewell at the limit."""
         logger.info(
             "Refused %s (%r): %s, to %s", self.peer, self.helo, reply.decode(), _loggable(line)
         )
         self.errors += reply.startswith(b"5")
         if self.errors > self.settings.MAX_ERRORS:
             raise Farewell(replies.TOO_MANY_ERRORS)
-        self.wire.say(reply)
 
     def _log_error(self) -> bytes:
         """Log the exception that is being handled under an id; return the reply with that id."""
@@ -211,7 +250,10 @@ class Dialogue(SMTP):
             raise Refused(replies.SAY_HELLO_FIRST)
         if self.transaction is not None:
             raise Refused(replies.NESTED_MAIL)
-        sender, rest = take_path(_after("FROM:", argument))
+        try:
+            sender, rest = take_path(_after("FROM:", argument))
+        except BadAddress:
+            raise Refused(replies.BAD_SENDER) from None
         parameters = read_mail_parameters(rest, extended=self.extended)
         if not (parameters.utf8 or argument.isascii()):
             raise Refused(replies.NEEDS_SMTPUTF8)
@@ -236,13 +278,24 @@ class Dialogue(SMTP):
         if "@" not in recipient and fold(recipient) == "postmaster":  # RFC 5321 4.1.1.3
             recipient = f"{recipient}@{self.settings.HOSTS[0]}"
         if transaction.accepted >= self.settings.MAX_RECIPIENTS:
-            raise Refused(replies.TOO_MANY_RECIPIENTS)
+            return self._put_off_recipient(transaction)
         if refusal := await self.listener.destination.refusal(recipient):
             raise Refused(refusal)
         transaction.add(recipient)
-        self.wire.say(replies.RECIPIENT_OK)
+        return self.wire.say(replies.RECIPIENT_OK)
+
+    def _put_off_recipient(self, transaction: Transaction) -> None:
+        """Refuse a recipient that is one too many; only the first of them is logged."""
+        self._count_junk()
+        if not transaction.overfull:
+            transaction.overfull = True
+            raise Refused(replies.TOO_MANY_RECIPIENTS)
+        self.wire.say(replies.TOO_MANY_RECIPIENTS)
 
     async def smtp_DATA(self, argument: str) -> None:
+        if self.wire.waiting:
+            # Content that did not wait for the 354: DATA ends a group (RFC 2920 3.1).
+            raise Farewell(replies.NOT_IN_SYNC)
         if argument:
             raise Refused(replies.BAD_ARGUMENTS)
         transaction = self.transaction
@@ -250,10 +303,8 @@ class Dialogue(SMTP):
             raise Refused(replies.MAIL_FIRST)
         if not transaction.accepted:
             raise Refused(replies.RECIPIENT_FIRST)
-        if self.wire.waiting:
-            raise Farewell(replies.NOT_IN_SYNC)  # content that did not wait for the 354
-        self.wire.say(replies.START_DATA)
         reader = self.listener.content_reader()
+        self.wire.say(replies.START_DATA)
         try:
             await self._read_content(reader)
             reply = await self._store(transaction, reader)
@@ -265,10 +316,15 @@ class Dialogue(SMTP):
     async def _read_content(self, reader: DataReader) -> None:
         self.content_began, self.content_from = self.loop.time(), self.wire.octets
         rest = None
-        while rest is None:
-            rest = reader.feed(await self.wire.piece())
-            if rest is None and reader.endless:
-                raise Farewell(replies.ENDLESS_CONTENT)
+        try:
+            while rest is None:
+                rest = reader.feed(await self.wire.piece())
+                if rest is None and reader.endless:
+                    raise Farewell(replies.ENDLESS_CONTENT)
+        except (Farewell, HungUp):
+            raise
+        except Exception:
+            raise Farewell(self._log_error()) from None  # else the rest would run as commands
         self.content_began = None
         self.wire.give_back(rest)
 
@@ -304,10 +360,14 @@ class Dialogue(SMTP):
         self.stored = None
 
     def _answer_content(self, transaction: Transaction, reply: bytes) -> None:
-        if not reply.startswith(b"250"):
-            return self._refuse(reply, b"DATA")
-        self.errors = self.junk = 0
-        return self.wire.say(reply)
+        if reply.startswith(b"250"):
+            self.errors = self.junk = 0
+        else:
+            self._count_refusal(reply, b"DATA")
+        self._say_of_content(transaction, reply)
+
+    def _say_of_content(self, transaction: Transaction, reply: bytes) -> None:
+        self.wire.say(reply)
 
     def _protocol(self, transaction: Transaction) -> str:
         """The word for the `with` of a Received field (RFC 3848, RFC 6531)."""
@@ -334,6 +394,8 @@ class Dialogue(SMTP):
         self.wire.say(replies.HELP)
 
     async def smtp_QUIT(self, argument: str) -> None:
+        if argument:
+            raise Refused(replies.BAD_ARGUMENTS)
         self.wire.say(replies.BYE)
         raise HungUp
 
@@ -351,29 +413,36 @@ class Dialogue(SMTP):
         self.wire.say(replies.START_TLS)
         self.wire.flush()
         self.wire.drop()  # what came in the clear must not count as said under TLS (RFC 3207 5)
+        await self._begin_tls()
+        self.transaction, self.helo, self.extended = None, "", False
+
+    async def _begin_tls(self, heard: bytes = b"") -> None:
+        """Speak TLS from here on; `heard` is what came in of it already. Raise HungUp."""
+        transport = None
         try:
-            transport = await self.loop.start_tls(
-                self.wire.transport, self, self.listener.tls, server_side=True
+            transport = await tls.begin(
+                self.wire.transport,
+                self,
+                cast(ssl.SSLContext, self.listener.tls),
+                heard=heard,
+                patience=self.settings.READ_TIMEOUT,
             )
         except OSError as error:  # also what ssl raises
             logger.info("TLS with %s failed: %r", self.peer, error)
-            raise HungUp from error
         if transport is None:
+            self.connection_lost(None)
             raise HungUp
         self.wire.transport = transport
         self.tls = tls.facts(transport)
-        self.transaction, self.helo, self.extended = None, "", False
 
 
-def _read_command(line: bytes, limit: int) -> tuple[str, str]:
+def _read_command(line: bytes) -> tuple[str, str]:
     """Return the name of a command in capitals and its argument; raise Refused or Farewell."""
-    if line[0] == _TLS_HELLO:
-        raise Farewell(replies.NOT_SMTP)
     if not line.endswith(b"\r\n"):
         # A client that ends lines in its own way may mean other lines than we see.
-        raise Farewell(replies.BAD_LINE)
-    if len(line) > limit:
-        raise Refused(replies.LINE_TOO_LONG)
+        raise Farewell(replies.NOT_SMTP if _is_other_protocol(line) else replies.BAD_LINE)
+    if b" HTTP/" in line and _is_other_protocol(line):
+        raise Farewell(replies.NOT_SMTP)
     try:
         text = line[:-2].decode()
     except UnicodeDecodeError:
@@ -381,7 +450,13 @@ def _read_command(line: bytes, limit: int) -> tuple[str, str]:
     if not text.isprintable():
         raise Refused(replies.BAD_LINE)
     name, _, argument = text.partition(" ")
+    if not name.isascii():  # letters such as \u017f are ASCII in capitals
+        raise Refused(replies.UNKNOWN_COMMAND)
     return name.upper(), argument.strip(" ")
+
+
+def _is_other_protocol(line: bytes) -> bool:
+    return line[0] == _TLS_HELLO or _HTTP.match(line) is not None
 
 
 def _after(keyword: str, argument: str) -> str:

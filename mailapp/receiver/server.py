@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -121,18 +120,15 @@ async def listening(listener: Listener, place: str) -> AsyncIterator[str]:
 
 async def _open(listener: Listener, place: str) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    context: ssl.SSLContext | None = listener.tls if listener.tls_at_once else None
     if place.startswith("/"):
         await _refuse_taken(place)
-        server = await loop.create_unix_server(
-            listener.answer, place, ssl=context, backlog=_BACKLOG
-        )
+        server = await loop.create_unix_server(listener.answer, place, backlog=_BACKLOG)
         Path(place).chmod(0o666)
         return server
     host, port = Endpoint.parse(place)
     shared = listener.settings.RECEIVER_PROCESSES > 1
     return await loop.create_server(
-        listener.answer, host, port, ssl=context, backlog=_BACKLOG, reuse_port=shared
+        listener.answer, host, port, backlog=_BACKLOG, reuse_port=shared
     )
 
 

@@ -13,12 +13,13 @@ from .replies import Refused
 class Transaction:
     """Sender and recipients that were accepted."""
 
-    __slots__ = ("_by_fold", "accepted", "sender", "utf8")
+    __slots__ = ("_by_fold", "accepted", "overfull", "sender", "utf8")
 
     def __init__(self, sender: str, utf8: bool) -> None:
         self.sender = sender
         self.utf8 = utf8
         self.accepted = 0  #: RCPT commands, which may name one recipient several times
+        self.overfull = False  #: True when a recipient was one too many
         self._by_fold: dict[str, str] = {}
 
     def add(self, recipient: str) -> None:
@@ -52,6 +53,8 @@ def read_mail_parameters(text: str, *, extended: bool) -> MailParameters:
         return _NONE
     if not text.startswith(" "):
         raise Refused(replies.BAD_ARGUMENTS)
+    if not text.isascii():  # letters such as \u017f are ASCII in capitals
+        raise Refused(replies.UNKNOWN_PARAMETER)
     given: dict[str, str | None] = {}
     for word in text.split():
         name, equals, value = word.partition("=")

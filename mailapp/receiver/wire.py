@@ -33,6 +33,7 @@ class Wire:
         self._writing_paused = False
         self.hung_up = False  #: True when the client will send no more
         self._leaving = False
+        self._cut_off: asyncio.TimerHandle | None = None
 
     # What the transport reports.
 
@@ -52,6 +53,12 @@ class Wire:
         """Take it that no more will come."""
         self.hung_up = True
         self._wake()
+
+    def lost(self) -> None:
+        """Take it that the connection is no more."""
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+        self.hang_up()
 
     def pause_writing(self) -> None:
         """Take it that the client does not read what we say."""
@@ -73,6 +80,11 @@ class Wire:
     def first(self) -> int:
         """The next octet; only when something waits."""
         return self._bytes[self._used]
+
+    @property
+    def broke_off(self) -> bool:
+        """True when the client ended within a line; only after `next_line` found none."""
+        return self.hung_up and self.waiting > 0 and not self._writing_paused
 
     def drop(self) -> None:
         """Forget what is here and not used."""
@@ -154,9 +166,10 @@ class Wire:
         self._unsent.clear()
 
     def close(self) -> None:
-        """Send what was said, and end."""
+        """Send what was said, and end, even if the client does not read it."""
         self.flush()
         self.transport.close()
+        self._cut_off_soon()
 
     async def take_leave(self, reply: bytes) -> None:
         """Say a last word and end, so that a client that is still sending gets to hear it.
@@ -169,13 +182,16 @@ class Wire:
         self.flush()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
-            cut_off = self._loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self._cut_off_soon()
             with contextlib.suppress(HungUp):
                 while True:
                     self.drop()
                     await self.more()
-            cut_off.cancel()
         self.close()
+
+    def _cut_off_soon(self) -> None:
+        if self._cut_off is None:
+            self._cut_off = self._loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _waits(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
