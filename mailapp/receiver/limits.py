@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -89,12 +89,13 @@ class Sessions:
         return None
 
     def leave(self, dialogue: Dialogue) -> None:
-        """Let a session go."""
+        """Let a session go; safe to repeat."""
         self._open.discard(dialogue)
-        if dialogue.origin:
-            self._of_origin[dialogue.origin] -= 1
-            if not self._of_origin[dialogue.origin]:
-                del self._of_origin[dialogue.origin]
+        place, dialogue.origin = dialogue.origin, ""
+        if place:
+            self._of_origin[place] -= 1
+            if not self._of_origin[place]:
+                del self._of_origin[place]
 
     def trusts(self, peer: str) -> bool:
         """Say whether the limits for each address are not for this one."""
@@ -156,22 +157,41 @@ def _overdue(dialogue: Dialogue, settings: MailSettings, now: float) -> bytes | 
 
 
 class FailedLogins:
-    """The failed logins of the last hour, by the address they came from."""
+    """The failed logins of the last hour, by the address they came from.
 
-    def __init__(self, limit: int) -> None:
+    A try counts as failed from its beginning until it has succeeded, so that many at once are
+    no way around the limit.
+    """
+
+    def __init__(self, limit: int, hour: float = _HOUR) -> None:
         self._limit = limit
-        self._times: dict[str, deque[float]] = {}
+        self._hour = hour
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()  # by the last of each
 
-    def too_many(self, peer: str) -> bool:
-        """Say whether an address must wait."""
-        place, oldest = origin(peer), time.monotonic() - _HOUR
-        times = self._times.get(place, deque())
-        while times and times[0] < oldest:
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def begin(self, peer: str) -> bool:
+        """Count a try to log in; False when its address must wait."""
+        place, now = origin(peer), time.monotonic()
+        self._forget_before(now - self._hour)
+        times = self._times.setdefault(place, deque())
+        while times and times[0] < now - self._hour:
             times.popleft()
-        if not times:
-            self._times.pop(place, None)
-        return len(times) >= self._limit
+        if len(times) >= self._limit:
+            return False
+        times.append(now)
+        self._times.move_to_end(place)
+        return True
 
-    def add(self, peer: str) -> None:
-        """Count a failed login."""
-        self._times.setdefault(origin(peer), deque(maxlen=self._limit)).append(time.monotonic())
+    def give_back(self, peer: str) -> None:
+        """Take a try that succeeded for none."""
+        place = origin(peer)
+        if times := self._times.get(place):
+            times.pop()
+            if not times:
+                del self._times[place]
+
+    def _forget_before(self, oldest: float) -> None:
+        while self._times and next(iter(self._times.values()))[-1] < oldest:
+            self._times.popitem(last=False)

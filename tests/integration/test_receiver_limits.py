@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
+import logging
 import socket
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pytest
 
+from mailapp.models import NewMail
 from mailapp.receiver import replies
 from mailapp.receiver.limits import FailedLogins, origin
+from mailapp.receiver.listener import Kept
 from tests.integration.receiving import (
     Client,
     Receiver,
@@ -101,6 +106,43 @@ def test_recipients_over_the_limit_are_put_off_and_the_others_are_kept() -> None
         assert client.ask(b"Hello.\r\n.").startswith(b"250")
 
 
+def test_recipients_far_over_the_limit_end_the_session_and_fill_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mailapp")
+    with _limited(MAX_RECIPIENTS=2, MAX_JUNK_COMMANDS=20) as (_, client):
+        client.ask(b"MAIL FROM:<>")
+        client.send(b"RCPT TO:<you@example.com>\r\n" * 200)
+
+        given = client.read_replies()
+
+    assert given == [
+        *[replies.RECIPIENT_OK] * 2,
+        *[replies.TOO_MANY_RECIPIENTS] * 19,  # EHLO was the first junk
+        replies.TOO_MANY_COMMANDS,
+    ]
+    refusals = [record for record in caplog.records if record.getMessage().startswith("Refused")]
+    assert len(refusals) == 1
+
+
+def test_a_client_with_many_commands_at_hand_lets_others_have_their_turn() -> None:
+    with _limited(MAX_JUNK_COMMANDS=10**8) as (receiver, client):
+        [dialogue] = receiver.listener.sessions._open
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(dialogue.commands)
+            if dialogue.commands < 1000:
+                receiver._loop.call_soon(look)
+
+        receiver._loop.call_soon_threadsafe(look)
+        client.send(b"NOOP\r\n" * 1000)
+        assert [client.read_reply() for _ in range(1000)] == [replies.OK] * 1000
+        wait_until(lambda: seen[-1] >= 1000)
+
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 50
+
+
 def test_one_error_too_many_ends_the_session() -> None:
     with _limited(MAX_ERRORS=3) as (_, client):
         for _ in range(3):
@@ -176,12 +218,13 @@ def _trickle(client: Client, octet: bytes) -> bytes:
 
 
 def test_a_session_that_lasts_too_long_is_ended() -> None:
-    with _limited(SESSION_SECONDS=0.3, READ_TIMEOUT=30) as (_, client):
+    busy = {"MAX_JUNK_COMMANDS": 10**8, "MAX_COMMANDS": 10**8}
+    with _limited(SESSION_SECONDS=0.3, READ_TIMEOUT=30, **busy) as (_, client):
         reply = replies.OK
         while reply == replies.OK:
             reply = client.ask(b"RSET")
 
-        assert reply in {replies.TOO_LONG, replies.TOO_MANY_COMMANDS}
+        assert reply == replies.TOO_LONG
         assert client.is_closed()
 
 
@@ -231,6 +274,25 @@ def test_a_client_that_does_not_read_its_replies_is_not_served_on() -> None:
         assert dialogue.wire.waiting < 1_000_000
 
 
+@pytest.mark.parametrize("says_quit", [True, False])
+def test_a_client_that_leaves_without_reading_its_replies_is_cut_off(says_quit: bool) -> None:
+    with _limited(MAX_JUNK_COMMANDS=10**8, MAX_COMMANDS=10**8) as (receiver, client):
+        [dialogue] = receiver.listener.sessions._open
+        wire = dialogue.wire
+        asked = b"EHLO client.test\r\n" * 100
+        while not wire.transport.get_write_buffer_size():
+            due = wire.octets + len(asked)
+            client.send(asked)
+            wait_until(lambda due=due: wire.octets == due and not wire.waiting)
+
+        if says_quit:
+            client.send(b"QUIT\r\n")
+        else:
+            client.half_close()
+
+        wait_until(lambda: not len(receiver.listener.sessions))
+
+
 def test_two_thousand_slow_clients_cost_a_good_one_nothing() -> None:
     with receiving() as receiver, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(receiver.connect()) for _ in range(2000)]
@@ -255,6 +317,59 @@ def test_a_mail_that_cannot_be_spooled_is_read_to_its_end_and_put_off() -> None:
     settings = our_settings(INLINE_SIZE=100, RUN_DIR="/nowhere")
     with receiving(settings=settings) as receiver, receiver.greeted() as client:
         assert deliver(client, b"QUIT\r\n" * 200_000) == replies.DISK_LOW
+        assert client.ask(b"NOOP") == replies.OK
+
+
+class SpoolWatch(Shelf):
+    """Knows which mails came in a spool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spooled: list[bool] = []
+
+    async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
+        self.spooled.append(spool is not None)
+        return await super().store(mail, spool)
+
+
+def test_contents_that_come_in_together_take_a_bounded_share_of_memory() -> None:
+    settings = our_settings(INLINE_SIZE=50_000_000, MAX_MESSAGE_SIZE=50_000_000)
+    shelf = SpoolWatch()
+    some = (b"x" * 998 + b"\r\n") * 20
+    with (
+        receiving(shelf, settings=settings) as receiver,
+        receiver.greeted() as slow,
+        receiver.greeted() as other,
+    ):
+        memory = receiver.listener.sessions.content_memory
+        all_of_it = memory.free
+        for line in (b"MAIL FROM:<>", b"RCPT TO:<you@example.com>", b"DATA"):
+            slow.ask(line)
+        slow.send(some * 2000)
+        wait_until(lambda: memory.free < all_of_it - 39_000_000)
+
+        big = some * 2000
+        assert deliver(other, big).startswith(b"250")
+        assert deliver(other, some).startswith(b"250")
+        assert slow.ask(b".").startswith(b"250")
+        wait_until(lambda: memory.free == all_of_it)
+        assert deliver(other, big).startswith(b"250")
+
+    assert shelf.spooled == [True, False, False, False]
+    assert [mail.size for mail in shelf.mails] == [len(big), len(some), len(big), len(big)]
+
+
+def test_a_mail_for_whose_spool_there_is_no_space_is_read_to_its_end_and_put_off() -> None:
+    class Filling(Shelf):
+        begun = False
+
+        def unavailable(self) -> bytes | None:
+            begun, self.begun = self.begun, True
+            return replies.DISK_LOW if begun else None
+
+    settings = our_settings(INLINE_SIZE=100)
+    with receiving(Filling(), settings=settings) as receiver, receiver.greeted() as client:
+        assert deliver(client, b"QUIT\r\n" * 200) == replies.DISK_LOW
         assert client.ask(b"NOOP") == replies.OK
 
 
@@ -287,8 +402,26 @@ def test_what_does_not_end_in_time_is_cut_off() -> None:
 def test_ten_failed_logins_an_hour_are_too_many() -> None:
     logins = FailedLogins(10)
     for last in range(10):
-        assert not logins.too_many("2001:db8::1")
-        logins.add(str(ipaddress.ip_address("2001:db8::") + last))
+        assert logins.begin(str(ipaddress.ip_address("2001:db8::") + last))
 
-    assert logins.too_many("2001:db8::ffff")
-    assert not logins.too_many("2001:db8:0:1::")
+    assert not logins.begin("2001:db8::ffff")
+    assert logins.begin("2001:db8:0:1::")
+
+
+def test_a_login_that_succeeds_counts_for_nothing() -> None:
+    logins = FailedLogins(1)
+    for _ in range(3):
+        assert logins.begin("192.0.2.1")
+        logins.give_back("192.0.2.1")
+
+    assert len(logins) == 0
+
+
+def test_failed_logins_are_forgotten_after_an_hour() -> None:
+    logins = FailedLogins(1, hour=0.1)
+    logins.begin("192.0.2.1")
+    logins.begin("192.0.2.2")
+
+    wait_until(lambda: logins.begin("192.0.2.3") and len(logins) == 1)
+
+    wait_until(lambda: logins.begin("192.0.2.3"))
