@@ -194,11 +194,15 @@ class MailSettings:
         20, "Commands that may be refused in a session without a mail in between.", _is_positive
     )
     MAX_JUNK_COMMANDS: int = _setting(
-        100, "Greetings, NOOP, RSET, VRFY and HELP in a session without a mail.", _is_positive
+        100,
+        "Greetings, NOOP, RSET, VRFY, HELP and surplus recipients in a session without a mail.",
+        _is_positive,
     )
     MAX_COMMANDS: int = _setting(100_000, "Commands in one session.", _is_positive)
     READ_TIMEOUT: float = _setting(
-        300, "How long a client may take for a command, or be silent within a mail.", _is_positive
+        300,
+        "How long a client may take for a command or for TLS, or be silent within a mail.",
+        _is_positive,
     )
     MIN_DATA_RATE: float = _setting(
         100, "Octets a second at which a mail must come in, on average.", _is_positive
