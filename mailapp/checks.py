@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
@@ -116,3 +118,77 @@ def check_routes(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
         yield Error(str(error), id="mailapp.E008")
     except ImproperlyConfigured:
         return  # check_mail says what is wrong
+
+
+@register(TAG)
+def check_engine(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that the engine is installed, and that it fits the database."""
+    try:
+        engine = conf.mail_settings().ENGINE
+    except ImproperlyConfigured:
+        return  # check_mail says what is wrong
+    if connection.vendor == "sqlite" and engine in _SIDE_BY_SIDE:
+        yield Error(
+            f'MAIL["ENGINE"] is {engine}, {_SIDE_BY_SIDE[engine]}',
+            hint="Use PostgreSQL, or the engine local.",
+            id="mailapp.E009",
+        )
+    if not _is_installed(engine):
+        yield Error(
+            f'MAIL["ENGINE"] is {engine}, which is not installed.',
+            hint=f'pip install "lamson-django[{engine}]"',
+            id="mailapp.E010",
+        )
+    elif check := _OF_ENGINE.get(engine):
+        yield from check()
+
+
+_SIDE_BY_SIDE = {
+    "celery": "whose workers write side by side, but SQLite has one writer at a time.",
+    "procrastinate": "which keeps its jobs in PostgreSQL.",
+}
+
+
+def _is_installed(engine: str) -> bool:
+    if engine == "tasks":
+        return bool(find_spec("django.tasks") or find_spec("django_tasks"))
+    return engine == "local" or bool(find_spec(engine))
+
+
+def _check_celery() -> Iterator[CheckMessage]:
+    from celery import current_app
+
+    if not current_app.conf.broker_url:
+        yield Warning(
+            "Celery has no broker_url, so it looks for RabbitMQ on this machine.",
+            hint="Import your Celery app in the package of your settings.",
+            id="mailapp.W002",
+        )
+
+
+def _check_procrastinate() -> Iterator[CheckMessage]:
+    if not apps.is_installed("procrastinate.contrib.django"):
+        yield Error(
+            "The tables of procrastinate are missing.",
+            hint='Put "procrastinate.contrib.django" into INSTALLED_APPS.',
+            id="mailapp.E011",
+        )
+
+
+def _check_tasks() -> Iterator[CheckMessage]:
+    from mailapp.engines.tasks import drain
+
+    backend = type(drain.get_backend()).__name__
+    if backend in {"ImmediateBackend", "DummyBackend"}:
+        yield Error(
+            f'TASKS["default"] is the {backend}, which has no workers.',
+            hint='Name a backend that has, such as "django_tasks_db.DatabaseBackend".',
+            id="mailapp.E012",
+        )
+
+
+_OF_ENGINE = {
+    "celery": _check_celery,
+    "procrastinate": _check_procrastinate,
+    "tasks": _check_tasks,
+}

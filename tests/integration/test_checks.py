@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import django
 import pytest
 from django.core.checks import run_checks
 from django.db import connection
@@ -13,6 +15,8 @@ from mailapp import registry
 from mailapp.checks import TAG
 from mailapp.routing import route
 from tests.modules import make_module
+
+TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
 
 
 @pytest.fixture
@@ -28,10 +32,13 @@ def check(settings) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def sqlite_options(monkeypatch) -> Callable[..., None]:
+def sqlite() -> None:
     if connection.vendor != "sqlite":
         pytest.skip("of SQLite")
 
+
+@pytest.fixture
+def sqlite_options(sqlite, monkeypatch) -> Callable[..., None]:
     def change(**options: Any) -> None:
         changed = {**connection.settings_dict["OPTIONS"], **options}
         monkeypatch.setitem(connection.settings_dict, "OPTIONS", changed)
@@ -119,3 +126,41 @@ def test_route_that_cannot_be_used_is_an_error(check, monkeypatch):
 
     with registry.instead(make_module(monkeypatch, "broken", START)):
         assert check() == ["mailapp.E008"]
+
+
+def test_engine_that_does_not_exist_is_an_error(check):
+    assert check(ENGINE="carrier-pigeon") == ["mailapp.E001"]
+
+
+@pytest.mark.parametrize("engine", ["celery", "procrastinate"])
+def test_engine_whose_workers_write_side_by_side_does_not_fit_sqlite(check, sqlite, engine):
+    assert "mailapp.E009" in check(ENGINE=engine)
+
+
+@pytest.mark.parametrize("engine", ["celery", "procrastinate", "tasks"])
+def test_engine_that_is_not_installed_is_an_error(check, monkeypatch, engine):
+    for package in ("celery", "procrastinate", "django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+    assert check(ENGINE=engine)[-1:] == ["mailapp.E010"]
+
+
+def test_celery_without_a_broker_is_a_warning(check):
+    assert check(ENGINE="celery")[-1:] == ["mailapp.W002"]
+
+
+def test_procrastinate_without_its_app_is_an_error(check):
+    assert check(ENGINE="procrastinate")[-1:] == ["mailapp.E011"]
+
+
+@pytest.mark.parametrize("backend", ["immediate.ImmediateBackend", "dummy.DummyBackend"])
+def test_tasks_that_no_worker_takes_are_an_error(check, settings, backend):
+    settings.TASKS = {"default": {"BACKEND": f"{TASKS}.backends.{backend}"}}
+
+    assert check(ENGINE="tasks") == ["mailapp.E012"]
+
+
+def test_tasks_with_workers_fit_any_database(check, settings):
+    settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+
+    assert check(ENGINE="tasks") == []
