@@ -72,6 +72,19 @@ def _are_positive(value: list[float]) -> str | None:
     return None if value and all(item > 0 for item in value) else "needs positive numbers"
 
 
+_MOST_DAYS = 36500
+
+
+def _are_days_of(*words: str) -> Callable[[dict[str, float]], str | None]:
+    def problem(value: dict[str, float]) -> str | None:
+        if not set(value) <= set(words):
+            return f"can only have {', '.join(words)}"
+        fits = all(0 <= days <= _MOST_DAYS for days in value.values())
+        return None if fits else f"must be days, between 0 and {_MOST_DAYS}"
+
+    return problem
+
+
 def _is_one_of(*words: str) -> Callable[[str], str | None]:
     return lambda value: None if value in words else f"must be one of {', '.join(words)}"
 
@@ -286,6 +299,12 @@ class MailSettings:
         [1, 2, 5, 10, 30, 60],
         "How long a smart host in trouble is left alone, longer each time; the last repeats.",
         _are_positive,
+    )
+    KEEP: dict[str, float] = _setting(
+        {"done": 30, "failed": 90, "held": 0, "transitions": 365, "processes": 30},
+        "Days that things are kept: deliveries by status since their last try, with their "
+        "messages; `transitions`; `processes`. What is 0 or not named is kept for ever.",
+        _are_days_of("done", "failed", "held", "transitions", "processes"),
     )
     POLL_SECONDS: float = _setting(
         5, "How often a worker looks for due mail when nothing wakes it.", _is_positive

@@ -17,7 +17,17 @@ from django.db import Error, connection, transaction
 from django.db.models import F, Min
 from django.utils import timezone
 
-from mailapp import containment, dispatch, dsn, failures, mime, outbox, registry, timers
+from mailapp import (
+    containment,
+    dispatch,
+    dsn,
+    failures,
+    housekeeping,
+    mime,
+    outbox,
+    registry,
+    timers,
+)
 from mailapp.conf import mail_settings
 from mailapp.errors import (
     ClaimLost,
@@ -45,7 +55,7 @@ def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOM
     """Work `queue` until SIGTERM or SIGINT; then finish the mail in hand and return."""
     registry.sync()
     containment.contain()
-    with living(Process.Kind.WORKER, queue) as life:
+    with living(Process.Kind.WORKER, queue) as life, housekeeping.daily():
         serve(queue, life, on_ready)
 
 

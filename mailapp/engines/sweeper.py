@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.db import Error, connection
 from django.utils import timezone
 
-from mailapp import timers
+from mailapp import housekeeping, timers
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import living, release_dead
 from mailapp.models import Delivery, Process, Queue
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def run(on_ready: Callable[[str], None] = lambda engine: None) -> None:
     """Sweep until SIGTERM or SIGINT, whenever mail becomes due and every `POLL_SECONDS`."""
-    with living(Process.Kind.SWEEPER) as life:
+    with living(Process.Kind.SWEEPER) as life, housekeeping.daily():
         on_ready(mail_settings().ENGINE)
         pause = 0.0
         while not life.stopping.wait(pause):

@@ -2,6 +2,7 @@
 
 from .conversation import Conversation, Transition
 from .delivery import Attempt, Delivery
+from .duty import Duty
 from .handler import Handler
 from .message import Message, NewMail, RawMessage
 from .process import Process
@@ -16,6 +17,7 @@ __all__ = [
     "Attempt",
     "Conversation",
     "Delivery",
+    "Duty",
     "Handler",
     "Message",
     "NewMail",

@@ -6,16 +6,18 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from operator import itemgetter
+from functools import reduce
+from operator import itemgetter, or_
 from typing import Any, Self
 
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from mailapp.addresses import fold
+from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
 from mailapp.mime import visible
 
@@ -34,6 +36,9 @@ class Status(models.TextChoices):
     FAILED = "failed"
     HELD = "held"
 
+
+#: Where a delivery stays unless an operator, or a bounce, moves it on.
+FINAL = (Status.DONE, Status.FAILED, Status.HELD)
 
 #: In which status an operator may do what. A claimed delivery belongs to its worker.
 OPERATOR_MAY = {
@@ -102,6 +107,17 @@ def _lost_reply(process: Process | None) -> str:
     return "The process ended before this try did" + (f": {ending}" if ending else ".")
 
 
+def _expired() -> Q:
+    keep, now = mail_settings().KEEP, timezone.now()
+    ends = {status: now - timedelta(days=keep[status]) for status in FINAL if keep.get(status)}
+    return reduce(or_, (_ended_before(at, status) for status, at in ends.items()), Q(pk__in=[]))
+
+
+def _ended_before(moment: datetime, status: Status) -> Q:
+    tried_since = Attempt.objects.filter(delivery=OuterRef("pk"), ended_at__gte=moment)
+    return Q(~Exists(tried_since), status=status, created_at__lt=moment)
+
+
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def due(self, now: datetime | None = None) -> Self:
         """Deliveries whose time has come, in order of arrival."""
@@ -113,6 +129,13 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def with_bytes(self) -> Self:
         """Deliveries that bring the bytes of their message along, each its own copy."""
         return self.select_related("message__raw_message")
+
+    def expired(self) -> Self:
+        """Deliveries that `KEEP` keeps no longer, so many days after their last try."""
+        return self.filter(_expired())
+
+    def unexpired(self) -> Self:
+        return self.exclude(_expired())
 
     def of_address(self, address: str) -> Self:
         """Deliveries to this address, and of what this person wrote."""
@@ -325,6 +348,11 @@ class Delivery(models.Model):
                 condition=Q(claim__isnull=False),
                 name="mailapp_claimed",
             ),
+            models.Index(
+                fields=["claimed_by"],
+                condition=Q(claimed_by__isnull=False),
+                name="mailapp_by_claimant",  # or to remove a process would read the table
+            ),
             models.Index(fields=["queue", "status", "id"], name="mailapp_by_status"),
             models.Index(fields=["person", "id"], name="mailapp_by_person"),
             models.Index(fields=["recipient", "id"], name="mailapp_by_recipient"),
@@ -356,9 +384,7 @@ class Attempt(models.Model):
         Delivery, on_delete=models.CASCADE, related_name="attempt_set", db_index=False
     )
     number = models.PositiveIntegerField()
-    process = models.ForeignKey(
-        Process, on_delete=models.SET_NULL, null=True, blank=True, db_index=False
-    )
+    process = models.ForeignKey(Process, on_delete=models.SET_NULL, null=True, blank=True)
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField()
     outcome = models.CharField(max_length=10, choices=OUTCOMES)

@@ -16,7 +16,7 @@ ORDER = [
     *["addresses", "mime"],
     *["routing", "bounces", "identity"],
     *["storage", "models"],
-    *["children", "containment", "wakeup", "lifecycle", "registry"],
+    *["children", "containment", "housekeeping", "wakeup", "lifecycle", "registry"],
     *["failures", "rendering", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],

@@ -1,0 +1,27 @@
+"""Remove what is old; the workers do it once a day by themselves."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from mailapp import housekeeping
+
+
+class Command(BaseCommand):
+    help = """
+    Remove mail, history and processes that MAIL["KEEP"] keeps no longer, and files of large
+    messages that no message names. Workers do so once a day; other mail goes on meanwhile.
+
+    Example: manage.py cleanmail --dry-run
+    """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+    def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
+        verb = "Would remove" if dry_run else "Removed"
+        for kind, count in housekeeping.clean(dry_run=dry_run).items():
+            self.stdout.write(f"{verb} {count} {kind}")
