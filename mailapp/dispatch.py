@@ -81,6 +81,11 @@ class Plan:
         return all(match.state.atomic for match in self.matches)
 
     @property
+    def line(self) -> Conversation | None:
+        """The conversation, if its later mail has to wait while this one waits for its retry."""
+        return self.conversation if self.stateful and self.stateful.state.in_order else None
+
+    @property
     def matches(self) -> list[Match]:
         return [*self.stateless, *([self.stateful] if self.stateful else [])]
 

@@ -43,6 +43,7 @@ class _Marks:
     stateless: bool = False
     bounces: bool = False
     atomic: bool = True
+    in_order: bool = False
     timers: list[tuple[Callable[..., Any], timedelta]] = field(default_factory=list)
 
 
@@ -129,6 +130,12 @@ def non_atomic(function: Function) -> Function:
     return function
 
 
+def in_order(function: Function) -> Function:
+    """Have later mail of the conversation wait while one that failed here waits for its retry."""
+    _marks(function).in_order = True
+    return function
+
+
 def state_key_generator(function: Function) -> Function:
     """Mark `function(module_name, message) -> str`: a person has one conversation a key."""
     function.__dict__["mail_state_key"] = True
@@ -155,6 +162,7 @@ class State:
     stateless: bool
     bounces: bool
     atomic: bool
+    in_order: bool
 
     @property
     def name(self) -> str:
@@ -266,9 +274,12 @@ def _state(function: FunctionType, marks: _Marks) -> State:
         marks.stateless,
         marks.bounces,
         marks.atomic,
+        marks.in_order,
     )
     if not state.routes:
         raise BadRoute(f"{state} has no @route")
+    if state.stateless and state.in_order:
+        raise BadRoute(f"{state} is stateless, so there is no conversation whose order it may keep")
     if inspect.iscoroutinefunction(function):
         raise BadRoute(f"{state} is async; a state function is a plain one")
     return state

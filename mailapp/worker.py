@@ -39,7 +39,7 @@ from mailapp.errors import (
     WorkLost,
 )
 from mailapp.lifecycle import Life, living, release_dead
-from mailapp.models import INCOMING, Attempt, Delivery, Process, Transition
+from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process, Transition
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
 from mailapp.routing import Router
@@ -228,6 +228,8 @@ class _Turn:
                 if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
+                if plan.line and Place.objects.wait(delivery, plan.line):
+                    return
                 if not (plan.atomic and mail_settings().ATOMIC_HANDLERS):
                     self.outside = plan
                     return
@@ -245,6 +247,8 @@ class _Turn:
 
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
         self._keep(effects)
+        if plan.line:
+            Place.objects.leave([plan.request.delivery.pk])
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
             reply=mime.one_line(plan.request.note),
@@ -275,6 +279,8 @@ class _Turn:
             self._tell_sender(delivery, error)
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
+        if plan and plan.line:
+            _keep_order(delivery, plan.line, ending)
         self.outcomes[delivery] = Outcome(
             status=ending,
             reply=failures.in_one_line(error),
@@ -311,6 +317,14 @@ class _Turn:
         Transition.objects.bulk_create(self.transitions)
         outbox.store(self.posted)
         Delivery.objects.settle(self.outcomes)
+
+
+def _keep_order(delivery: Delivery, line: Conversation, ending: Status) -> None:
+    """Have later mail of a conversation wait for the retry of this one, or go on without."""
+    if ending == Status.DEFERRED:
+        Place.objects.begin(delivery, line)
+    else:
+        Place.objects.leave([delivery.pk])
 
 
 def _tries(delivery: Delivery) -> int:

@@ -5,6 +5,7 @@ from .delivery import Attempt, Delivery
 from .duty import Duty
 from .handler import Handler
 from .message import Message, NewMail, RawMessage
+from .place import Place
 from .process import Process
 from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
 from .timer import Timer
@@ -21,6 +22,7 @@ __all__ = [
     "Handler",
     "Message",
     "NewMail",
+    "Place",
     "Process",
     "Queue",
     "RawMessage",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import reduce
@@ -266,15 +267,30 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Deliveries that an operator may retry, hold, release or discard."""
         return self.filter(status__in=OPERATOR_MAY[verb])
 
+    def try_now(self) -> int:
+        """Make deferred deliveries due now, in order of arrival."""
+        return self.filter(status=Status.DEFERRED)._queue_again()
+
+    @contextlib.contextmanager
+    def _leaving_their_lines(self) -> Iterator[None]:
+        """Let those go on who wait for these deliveries, whatever becomes of these."""
+        from .place import Place
+
+        waited_for = list(self.filter(place__isnull=False).values_list("id", flat=True))
+        yield
+        Place.objects.using(self.db).leave(waited_for)
+
     def retry(self) -> int:
         """Make held, failed or deferred deliveries due now, in the queue they came from."""
-        return self.open_to("retry")._queue_again(attempts_before=F("attempts"))
+        with self._leaving_their_lines():
+            return self.open_to("retry")._queue_again(attempts_before=F("attempts"))
 
     def hold(self, reason: str) -> int:
         """Take queued or deferred deliveries out of the work until `release`."""
-        return self.open_to("hold").update(
-            status=Status.HELD, due_at=None, reply=reason, held_from=F("queue")
-        )
+        with self._leaving_their_lines():
+            return self.open_to("hold").update(
+                status=Status.HELD, due_at=None, reply=reason, held_from=F("queue")
+            )
 
     def release(self) -> int:
         """Queue held deliveries again."""
@@ -282,7 +298,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def discard(self, reason: str) -> int:
         """Give up deliveries that are not done; they are kept as failed, with the reason."""
-        return self.open_to("discard").update(status=Status.FAILED, due_at=None, reply=reason)
+        with self._leaving_their_lines():
+            return self.open_to("discard").update(status=Status.FAILED, due_at=None, reply=reason)
 
 
 class Delivery(models.Model):
@@ -372,6 +389,20 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{visible(self.recipient)} ({self.status})"
+
+    def put_off(self, seconds: float, reason: str) -> None:
+        """Give it back for a while; the attempt does not count. Raise ClaimLost."""
+        mine = Delivery.objects.filter(pk=self.pk, claim=self.claim)
+        if not mine.update(
+            status=Status.DEFERRED,
+            due_at=timezone.now() + timedelta(seconds=seconds),
+            attempts=F("attempts") - 1,
+            claim=None,
+            claimed_by=None,
+            claimed_at=None,
+            reply=reason,
+        ):
+            raise ClaimLost(str(self))
 
 
 class Attempt(models.Model):

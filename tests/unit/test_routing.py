@@ -19,6 +19,7 @@ from mailapp.routing import (
     accepts,
     after,
     bounces,
+    in_order,
     non_atomic,
     read_module,
     route,
@@ -406,6 +407,13 @@ def test_function_without_a_route_is_refused(handler):
 
     with pytest.raises(BadRoute, match=r"news\.lost has no @route"):
         handler("news", lost)
+
+
+def test_stateless_function_keeps_no_order(handler):
+    log = in_order(stateless(named("LOG")))
+
+    with pytest.raises(BadRoute, match=r"news\.LOG is stateless"):
+        handler("news", log)
 
 
 def test_async_state_is_refused(handler):

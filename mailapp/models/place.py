@@ -1,0 +1,60 @@
+"""Lines of mail that is worked in order: one waits for its retry, the others behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.db import models
+
+from .conversation import Conversation
+from .delivery import Delivery, Status
+
+_LOOK_AGAIN = 600.0  # seconds; only to be safe, since whoever leaves a line tells the others
+_NOT_ENDED = (Status.QUEUED, Status.CLAIMED, Status.DEFERRED)
+
+
+class PlaceQuerySet(models.QuerySet["Place"]):
+    def begin(self, delivery: Delivery, conversation: Conversation) -> None:
+        """Have later mail of the conversation wait for this one, whose try failed."""
+        stored, _ = Conversation.objects.get_or_create(
+            handler_id=conversation.handler_id, person=conversation.person, key=conversation.key
+        )
+        self.update_or_create(delivery=delivery, defaults={"conversation": stored})
+
+    def wait(self, delivery: Delivery, conversation: Conversation) -> bool:
+        """Put off a claimed delivery if earlier mail of its conversation waits; say whether.
+
+        Raise ClaimLost.
+        """
+        earlier = self.filter(delivery__lt=delivery.pk, delivery__status__in=_NOT_ENDED)
+        if conversation.pk is None or not earlier.filter(conversation=conversation).exists():
+            return False
+        self.update_or_create(delivery=delivery, defaults={"conversation": conversation})
+        delivery.put_off(_LOOK_AGAIN, "Waits for an earlier mail of its conversation")
+        return True
+
+    def leave(self, deliveries: Collection[int]) -> None:
+        """Let those go on who wait in the lines of these deliveries."""
+        lines = list(self.filter(delivery__in=deliveries).values_list("conversation", flat=True))
+        if lines:
+            places = self.filter(conversation__in=lines)
+            Delivery.objects.filter(place__in=places).try_now()
+            places.delete()
+
+
+class Place(models.Model):
+    """The place of a delivery in the line of a conversation, in order of arrival.
+
+    The first one waits for its retry, those behind it for their turn. It is gone with the end
+    of the first one, when all of them are due.
+    """
+
+    delivery = models.OneToOneField(
+        Delivery, on_delete=models.CASCADE, primary_key=True, related_name="place"
+    )
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="line")
+
+    objects = PlaceQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"delivery {self.delivery_id} in the line of conversation {self.conversation_id}"
