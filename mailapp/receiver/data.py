@@ -101,8 +101,10 @@ class DataReader:
 
     def close(self) -> None:
         """Forget the spool, and give back the memory."""
-        self._forget_spool()
-        self._give_back(self._borrowed)
+        if self.spool is not None:
+            self._forget_spool()
+        if self._borrowed:
+            self._give_back(self._borrowed)
 
     def _may_grow(self, octets: int) -> bool:
         """Take memory for so many, if so much is left; else, and from then on, there is a spool."""

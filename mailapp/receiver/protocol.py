@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COMMAND_OCTETS = 512  # RFC 5321 4.5.3.1.4
 _LOGGED_OCTETS = 320
 _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
 _COMMANDS_AT_ONCE = 50  # that one client has sent ahead, before the others have their turn
@@ -53,9 +54,9 @@ class Dialogue(SMTP):
     """
 
     COMMANDS: ClassVar[str] = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT BDAT STARTTLS"
-    COMMAND_OCTETS: ClassVar[int] = 512  # RFC 5321 4.5.3.1.4
     LONGER_COMMANDS: ClassVar[dict[str, int]] = {
-        "MAIL": 512 + 26 + 17 + 10,  # SIZE, BODY and SMTPUTF8: RFC 1870 3, 6152 2, 6531 3.1
+        # SIZE, BODY and SMTPUTF8: RFC 1870 3, 6152 2, 6531 3.1.
+        "MAIL": _COMMAND_OCTETS + 26 + 17 + 10,
     }
     GREETING: ClassVar[str] = "ESMTP"
     wire: Wire
@@ -161,7 +162,7 @@ class Dialogue(SMTP):
             raise Farewell(replies.TOO_MANY_COMMANDS)
         try:
             name, argument = _read_command(line)
-            if len(line) > self.COMMAND_OCTETS:
+            if len(line) > _COMMAND_OCTETS:
                 self._check_length(line, name)
             await self._method(name)(self, argument)
         except Refused as refused:
@@ -174,7 +175,7 @@ class Dialogue(SMTP):
             self.wire.say(self._log_error())
 
     def _check_length(self, line: bytes, name: str) -> None:
-        if len(line) > self.LONGER_COMMANDS.get(name, self.COMMAND_OCTETS):
+        if len(line) > self.LONGER_COMMANDS.get(name, _COMMAND_OCTETS):
             raise Refused(replies.LINE_TOO_LONG)
 
     def _method(self, name: str) -> Method:
@@ -438,17 +439,17 @@ class Dialogue(SMTP):
 
 def _read_command(line: bytes) -> tuple[str, str]:
     """Return the name of a command in capitals and its argument; raise Refused or Farewell."""
-    if not line.endswith(b"\r\n"):
+    if line[-2:] != b"\r\n":
         # A client that ends lines in its own way may mean other lines than we see.
         raise Farewell(replies.NOT_SMTP if _is_other_protocol(line) else replies.BAD_LINE)
-    if b" HTTP/" in line and _is_other_protocol(line):
-        raise Farewell(replies.NOT_SMTP)
     try:
         text = line[:-2].decode()
     except UnicodeDecodeError:
         raise Refused(replies.BAD_LINE) from None
     if not text.isprintable():
         raise Refused(replies.BAD_LINE)
+    if " HTTP/" in text and _is_other_protocol(line):
+        raise Farewell(replies.NOT_SMTP)
     name, _, argument = text.partition(" ")
     if not name.isascii():  # letters such as \u017f are ASCII in capitals
         raise Refused(replies.UNKNOWN_COMMAND)
