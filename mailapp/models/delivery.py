@@ -125,7 +125,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(due_at__lte=now or timezone.now()).order_by("due_at", "id")
 
     def claimed(self) -> Self:
-        return self.filter(claim__isnull=False)
+        # The status, too, or SQLite without statistics would read all that a queue ever held.
+        return self.filter(status=Status.CLAIMED, claim__isnull=False)
 
     def with_bytes(self) -> Self:
         """Deliveries that bring the bytes of their message along, each its own copy."""

@@ -575,16 +575,19 @@ class TestQueryCount:
 class TestIndexes:
     """On thousands of rows, of which few are due or claimed, as in earnest."""
 
-    @pytest.fixture
-    def plans(self, claim, message) -> str:
+    @pytest.fixture(params=["with statistics", "without"])
+    def plans(self, request, claim, message) -> str:
         message(recipients=[f"{n}@example.com" for n in range(6000)], sender="")
         ids = list(Delivery.objects.order_by("id").values_list("id", flat=True))
         Delivery.objects.filter(id__in=ids[:5000]).update(status=Status.DONE, due_at=None)
         for n, id in enumerate(ids[5000:5050]):
             Delivery.objects.filter(id=id).update(person=f"{n}@client.test")
         claim(limit=100)
-        with connection.cursor() as cursor:
-            cursor.execute("ANALYZE")
+        if request.param == "with statistics":
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE")
+        elif connection.vendor == "postgresql":
+            pytest.skip("PostgreSQL makes them by itself")
         with CaptureQueriesContext(connection) as queries:
             claim()
         return "\n\n".join(
@@ -604,8 +607,8 @@ class TestIndexes:
         assert plans.count("mailapp_due") == 2
         assert not any(word in plans for word in ("Sort", "TEMP B-TREE", "Seq Scan", "SCAN "))
 
-    def test_claim_finds_the_people_in_hand_by_the_index(self, plans):
-        assert "mailapp_claimed" in plans
+    def test_claim_finds_the_people_in_hand_by_an_index(self, plans):
+        assert "mailapp_claimed" in plans or "mailapp_by_status (queue_id=? AND status=?)" in plans
 
 
 @pytest.mark.django_db(transaction=True)
