@@ -90,6 +90,18 @@ def test_hundred_good_mails_are_done_whatever_handlers_do_to_their_process(start
         assert outcomes(project, ends[way]) == ["lost"] * 3 + ["held"], way
 
 
+def test_worker_that_ran_out_of_memory_makes_way_for_a_new_one(start):
+    project, program = start(seconds=10)
+
+    send(project, iter([letter("hoard", "mail-fail-hoard@localhost")]))
+
+    wait_until(lambda: is_at_its_end(project))
+    [end] = incoming(project)
+    assert outcomes(project, end) == ["deferred", "deferred", "held"]
+    assert 'took more than MAIL["WORKER_MEMORY"]' in program.output
+    wait_until(lambda: "worker ended (exit code 0) and starts again" in program.output)
+
+
 def test_where_a_handler_hangs_is_in_the_log(start):
     project, program = start(seconds=1)
 
