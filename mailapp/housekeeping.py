@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _STEP = 100  # rows of one transaction, which takes some 30 ms
-_REST = 1.0  # after each step as long as it took, so that others who write have their turn
+_REST = 3.0  # after each step so many times as long as it took; the mail goes on meanwhile
 _LOOK_SECONDS = 600.0  # how often a process looks whether the duty of the day is due
 _ORPHAN_DAYS = 1.0  # a file is there before its row, but not for so long
 _OUR_FILE = re.compile(r"\d{4}/\d\d/\d\d/(mail.*\.eml|\.\w+)")  # as `keep_large` names them
