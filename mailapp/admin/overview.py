@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from django.db.models import Case, OuterRef, QuerySet, Subquery, When
 from django.utils import timezone
 
+from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Process, Queue, Timer
 from mailapp.models.delivery import Status
 
@@ -90,10 +91,10 @@ class Overview:
 
 
 def _problems_of(queue: Any, alive: list[Process]) -> Iterator[Problem]:
-    kind = _WORKED_BY.get(queue.purpose)
+    kind = _worked_by(queue)
     if queue.paused:
         yield Problem(f"The queue {queue} is paused.", page_url(queue))
-    if kind and not any((process.kind, process.queue) == (kind, queue.name) for process in alive):
+    if kind and not any(each.kind == kind and each.queue in {queue.name, ""} for each in alive):
         yield Problem(f"No {kind} is alive for the queue {queue}.", list_url(Process))
     if queue.oldest_due and (timezone.now() - queue.oldest_due).total_seconds() > LATE:
         due = distance(queue.oldest_due)
@@ -103,6 +104,12 @@ def _problems_of(queue: Any, alive: list[Process]) -> Iterator[Problem]:
             f"Held in the queue {queue}: {capped(queue.held)}.",
             list_url(Delivery, queue=queue.name, status=Status.HELD),
         )
+
+
+def _worked_by(queue: Queue) -> str | None:
+    if queue.purpose == Queue.Purpose.HANDLERS and mail_settings().ENGINE != "local":
+        return Process.Kind.SWEEPER  # the engine's workers come and go
+    return _WORKED_BY.get(queue.purpose)
 
 
 def latest_failures() -> list[Delivery]:

@@ -139,6 +139,7 @@ class TestPages:
         assert "Answers what the opening hours are." in words
         assert "START state (topic)@(host)" in words
         assert "COUNT stateless (anything)@(host)" in words
+        assert "Timers expire after 3 d in CONFIRMING" in words
         assert "Captures anything .+ token [a-z0-9]+ topic hours" in words
 
     def test_a_process_shows_what_it_has_in_hand(self, admin_client, mailroom):
@@ -173,6 +174,20 @@ class TestOverview:
         assert "was last heard 3 h ago." in words
         assert "Held in the queue undeliverable: 1." in words
         assert "Timers that failed at every try: 1." in words
+
+    def test_workers_of_an_engine_need_not_be_there_but_its_sweeper(
+        self, admin_client, process, settings
+    ):
+        settings.MAIL = {**settings.MAIL, "ENGINE": "tasks"}
+        process("receiver", "")
+        process("relay", "outgoing")
+
+        before = shown(admin_client.get("/admin/"))
+        process("sweeper", "")
+        after = shown(admin_client.get("/admin/"))
+
+        assert "No sweeper is alive for the queue incoming." in before
+        assert "All is well." in after
 
     def test_shows_the_last_failures(self, admin_client, mailroom):
         html = text(admin_client.get("/admin/mailapp/"))
