@@ -79,7 +79,7 @@ class WorkLost(MailError):
 
 
 class LostTooOften(MailError):
-    """Three processes died while they worked on this mail."""
+    """Three processes died while they worked on this."""
 
 
 class ClaimLost(MailError):

@@ -7,7 +7,6 @@ from datetime import datetime
 from time import monotonic
 
 from django.db import connection, transaction
-from django.db.models import Min
 from django.utils import timezone
 
 from mailapp import containment, dispatch, failures, outbox, registry
@@ -27,8 +26,8 @@ def next_due(queue: str, since: datetime) -> datetime | None:
     """When the next timer comes due that was not due at `since`; None if none will."""
     if queue != INCOMING:
         return None
-    coming = Timer.objects.filter(due_at__gt=since)
-    return coming.aggregate(at=Min("due_at"))["at"]
+    coming = Timer.objects.filter(due_at__gt=since).order_by("due_at")
+    return coming.values_list("due_at", flat=True).first()
 
 
 def work(queue: str, life: Life) -> int:
@@ -36,9 +35,9 @@ def work(queue: str, life: Life) -> int:
 
     Timers are worked by the processes of the queue `incoming`.
     """
-    if not are_due(queue):
-        return 0
     due = Timer.objects.due().free(life.process)[: mail_settings().BATCH_SIZE]
+    if not are_due(queue) or not due:
+        return 0
     life.activity = f"{len(due)} timers since {timezone.now():%H:%M:%S}"
     router, worked = registry.current_router(max_age=0), 0
     end = monotonic() + mail_settings().BATCH_SECONDS
@@ -46,7 +45,8 @@ def work(queue: str, life: Life) -> int:
         if life.stopping.is_set() or monotonic() > end:
             break
         if claimed := timer.claim(life.process):
-            _work(claimed, router)
+            with containment.timed():
+                _work(claimed, router)
             worked += 1
     return worked
 

@@ -47,6 +47,8 @@ from mailapp.wakeup import listen
 
 logger = logging.getLogger(__name__)
 
+_LOOK_FOR_TIMERS = 1.0  # seconds, while there is mail, whose batches pay nothing so
+
 # What says all by its name: a traceback would only tell where it was raised.
 _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
 
@@ -98,17 +100,20 @@ def idle_seconds(queue: str, since: datetime) -> float:
 
 def drain(queue: str, life: Life) -> int:
     """Claim and work until nothing is due or the process is to stop; return how many mails."""
-    worked, something_was_due = 0, True
-    while something_was_due and not life.stopping.is_set():
+    worked, look_at = 0, monotonic() + _LOOK_FOR_TIMERS
+    while not life.stopping.is_set():
         limit = mail_settings().BATCH_SIZE
         batch = Delivery.objects.with_bytes().claim(queue, life.process, limit)
         if batch:
             life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
             with containment.timed():
                 worked += work(batch, registry.current_router(max_age=0), life.stopping)
-        with containment.timed():
-            rung = timers.work(queue, life)
-        something_was_due = bool(batch or rung)
+            if monotonic() < look_at:
+                continue
+        rung = timers.work(queue, life)
+        look_at = monotonic() + _LOOK_FOR_TIMERS
+        if not batch and not rung:
+            break
     life.activity = ""
     return worked
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mailapp.routing import route, stateless
+from mailapp.routing import after, route, stateless
 
 
 @route("(topic)@(host)", topic="hours")
@@ -26,6 +26,12 @@ def ASKED(message: Any, topic: str, token: str, host: str) -> Callable[..., Any]
 @route("(topic)-(token)@(host)", topic="hours", token="[a-z0-9]+")
 def CONFIRMING(message: Any, topic: str, token: str, host: str) -> Callable[..., Any]:
     """Take the confirmation."""
+    return START
+
+
+@after(CONFIRMING, days=3)
+def expire(conversation: Any) -> Callable[..., Any]:
+    """Take the silence for a no."""
     return START
 
 

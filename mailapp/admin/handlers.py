@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from mailapp.models import Handler
 from mailapp.registry import handler_modules
-from mailapp.routing import State
+from mailapp.routing import State, TimerFunction
 
 from . import display
 from .pages import Verb, VerbAdmin
@@ -68,6 +68,7 @@ class HandlerAdmin(VerbAdmin):
             **super().page_context(request, row),
             "states": states,
             "captures": captures_of(states),
+            "timers": timers_of(row),
         }
 
 
@@ -75,6 +76,13 @@ def states_of(handler: Handler) -> list[State]:
     """The state functions of a handler, as its module has them now."""
     module = handler_modules().get(handler.module)
     return list(module.states.values()) if module else []
+
+
+def timers_of(handler: Handler) -> list[tuple[str, TimerFunction]]:
+    """The timers of a handler, as its module has them now, each with the state it is for."""
+    module = handler_modules().get(handler.module)
+    timers = module.timers if module else {}
+    return [(state, timer) for state, found in timers.items() for timer in found]
 
 
 def captures_of(states: list[State]) -> list[tuple[str, str]]:

@@ -91,6 +91,11 @@ class Timer(models.Model):
             models.Index(
                 fields=["id"], condition=Q(due_at__isnull=True), name="mailapp_timer_held"
             ),
+            models.Index(
+                fields=["claimed_by"],
+                condition=Q(claimed_by__isnull=False),
+                name="mailapp_timer_claimant",  # or to remove a process would read the table
+            ),
         ]
 
     def __str__(self) -> str:

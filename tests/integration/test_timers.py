@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -220,6 +221,43 @@ def test_state_may_have_several_timers(handle, say, work):
     assert once == ["remind"]
     assert ran == ["remind", "remind", "expire"]
     assert Conversation.objects.get().state == "START"
+
+
+def test_mail_of_another_handler_may_start_a_timer(handle, say):
+    news = handler_with(lambda conversation: None)
+
+    @route("desk@(host)")
+    def DESK(message, host):
+        return news[1]
+
+    DESK.__name__ = "START"
+    handle(desk=[DESK], news=news)
+
+    say("desk@localhost")
+
+    assert Timer.objects.get().conversation.handler.module == "news"
+
+
+def test_error_has_timers_like_any_state(handle, say, settings):
+    settings.MAIL = {**settings.MAIL, "RETRY_SECONDS": [10.0]}
+
+    @route("news@(host)")
+    def START(message, host):
+        raise LookupError
+
+    @route("help@(host)")
+    def ERROR(message, host): ...
+
+    @after(ERROR, days=1)
+    def forget(conversation): ...
+
+    handle(START, ERROR, forget)
+    failing = say()
+    Delivery.objects.filter(pk=failing.pk).update(due_at=timezone.now())
+
+    say(sender="other@client.test", recipient="nobody@localhost")
+
+    assert Timer.objects.get().state == "ERROR"
 
 
 def test_operator_who_moves_a_conversation_starts_and_stops_timers(asked, say, admin_user):
@@ -534,30 +572,54 @@ def test_timer_of_a_handler_that_is_switched_off_waits_until_it_is_on(asked, wor
     assert len(ran) == 1
 
 
-def test_timers_and_mail_take_turns(handle, message, say, work, settings):
-    settings.MAIL = {**settings.MAIL, "BATCH_SIZE": 1}
+def test_mail_without_end_keeps_no_timer_waiting(handle, message, say, work):
     order = []
+    end = time.monotonic() + DEADLINE
 
     def expire(conversation):
         order.append("timer")
         return "START"
 
-    handle(*handler_with(expire))
+    @route("log@(host)")
+    def LOG(message_in_hand, host):
+        order.append("mail")
+        if "timer" not in order and time.monotonic() < end:
+            message(recipients=["log@localhost"])
+
+    LOG.__name__ = "START"
+    handle(news=handler_with(expire), log=[LOG])
+    say(sender="late@client.test")
+    let_pass(days=3)
+    message(recipients=["log@localhost"])
+
+    work()
+
+    assert order[-1] == "mail"
+
+
+def test_timers_without_end_keep_no_mail_waiting(handle, message, say, work, settings):
+    settings.MAIL = {**settings.MAIL, "BATCH_SIZE": 1}
+    order = []
+
+    def expire(conversation):
+        if not order:
+            message(recipients=["log@localhost"])
+        order.append("timer")
+        return "START"
+
+    @route("log@(host)")
+    def LOG(message, host):
+        order.append("mail")
+
+    LOG.__name__ = "START"
+    handle(news=handler_with(expire), log=[LOG])
     for number in range(3):
         say(sender=f"late-{number}@client.test")
     let_pass(days=3)
 
-    @route("log@(host)")
-    def START(message, host):
-        order.append("mail")
-
-    handle(news=handler_with(expire), log=[START])
-    for number in range(3):
-        message(recipients=["log@localhost"], sender=f"new-{number}@client.test")
-
     work()
 
-    assert order == ["mail", "timer"] * 3
+    assert order == ["timer", "mail", "timer", "timer"]
 
 
 # Code that changed

@@ -745,7 +745,7 @@ def test_mail_that_kills_three_processes_is_held_and_counts_for_no_other(
     assert runs == ["other"]
     assert (fresh(deadly).status, fresh(deadly).queue_id) == (Status.HELD, "undeliverable")
     assert fresh(deadly).reply == (
-        "LostTooOften: Three processes died while they worked on this mail: "
+        "LostTooOften: Three processes died while they worked on this: "
         "The process ended before this try did: signal 9, Killed"
     )
     assert [each.outcome for each in fresh(deadly).attempt_set.all()] == ["lost"] * 3 + ["held"]
