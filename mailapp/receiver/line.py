@@ -97,8 +97,9 @@ class ReceiversLine(asyncio.Protocol):
         self.lost.set_result(None)
 
     def send(self, work: Any) -> None:
-        """Hand something over."""
-        self._transport.writelines(packed(work))
+        """Hand something over; nothing happens when the storer has died, as `lost` will say."""
+        if not self._transport.is_closing():
+            self._transport.writelines(packed(work))
 
     def close(self) -> None:
         """Tell the storer that there will be no more."""
