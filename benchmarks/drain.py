@@ -1,4 +1,4 @@
-"""`python -m benchmarks.drain bare|worker RECIPIENT COUNT`: time how a queue is drained."""
+"""`python -m benchmarks.drain by-hand|worker RECIPIENT COUNT`: time how a queue is drained."""
 
 from __future__ import annotations
 
@@ -30,20 +30,6 @@ def fill(recipient: str, count: int) -> None:
         Message.objects.store(mails[start : start + BATCH])
 
 
-def bare() -> None:
-    """Read each mail and mark it done: the least that a loop over the ORM can do."""
-    from django.db import transaction
-
-    from mailapp.models import INCOMING, Delivery
-
-    for pk in list(Delivery.objects.filter(queue=INCOMING).due().values_list("pk", flat=True)):
-        with transaction.atomic():
-            delivery = Delivery.objects.select_related("message__raw_message").get(pk=pk)
-            assert delivery.message.raw
-            delivery.status, delivery.due_at = Delivery.Status.DONE, None
-            delivery.save(update_fields=["status", "due_at"])
-
-
 def worker() -> None:
     """Drain the queue as the worker does."""
     from mailapp.lifecycle import living
@@ -56,12 +42,13 @@ def worker() -> None:
 
 def main(way: str, recipient: str, count: int) -> None:
     django.setup()
+    from benchmarks import by_hand
     from mailapp import registry
 
     registry.sync()
     fill(recipient, count)
     begin = time.perf_counter()
-    {"bare": bare, "worker": worker}[way]()
+    {"by-hand": by_hand.drain, "worker": worker}[way]()
     print(time.perf_counter() - begin)
 
 

@@ -22,7 +22,7 @@ TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--database
         ("stored", ["SQLite"]),
         ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
         ("conversations", ["SQLite"]),
-        ("backlog", ["bare loop, one transaction each", "worker, state and answer"]),
+        ("backlog", ["state and answer, by hand", "state and answer, worker"]),
     ],
 )
 def test_each_benchmark_prints_its_figures(name, rows):
