@@ -21,7 +21,7 @@ LATE = 60  #: seconds that due mail may wait before the operator is told
 _FORGOTTEN = timedelta(days=1)  # a process that has been silent for longer is history
 _LATEST = 10
 
-_WORKED_BY = {
+_WORKED_BY: dict[str, str] = {
     Queue.Purpose.HANDLERS: Process.Kind.WORKER,
     Queue.Purpose.RELAY: Process.Kind.RELAY,
 }
