@@ -170,7 +170,7 @@ def test_parts_end_by_themselves_when_the_supervisor_is_killed(running):
     wait_until(lambda: not any(map(accepts, [project.receiver, project.catcher, project.web])))
 
 
-@pytest.mark.parametrize("part", ["catcher", "receiver", "relay", "web", "worker"])
+@pytest.mark.parametrize("part", ["catcher", "receiver", "relay", "sweeper", "web", "worker"])
 def test_each_part_can_run_alone_and_ends_at_a_signal(project, part):
     installation = project()
     place = {"catcher": installation.catcher, "receiver": installation.receiver}
