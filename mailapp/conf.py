@@ -208,7 +208,7 @@ class MailSettings:
     )
     MAX_JUNK_COMMANDS: int = _setting(
         100,
-        "Greetings, NOOP, RSET, VRFY, HELP and surplus recipients in a session without a mail.",
+        "Greetings, NOOP, RSET, VRFY and HELP in a session without a mail.",
         _is_positive,
     )
     MAX_COMMANDS: int = _setting(100_000, "Commands in one session.", _is_positive)

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _COMMAND_OCTETS = 512  # RFC 5321 4.5.3.1.4
 _LOGGED_OCTETS = 320
 _TLS_HELLO = 0x16  # the type of a TLS handshake record; no command begins with it
+_SURPLUS = 10  # times as many recipients as may be: so many more are told to come again
 _COMMANDS_AT_ONCE = 50  # that one client has sent ahead, before the others have their turn
 # A browser sends what a page likes, our commands too: as the method, then as lines of the body.
 _HTTP = re.compile(
@@ -181,17 +182,14 @@ class Dialogue(SMTP):
     def _method(self, name: str) -> Method:
         """Return what obeys a command; raise Refused or Farewell when nothing does."""
         if name in _JUNK:
-            self._count_junk()
+            self.junk += 1
+            if self.junk > self.settings.MAX_JUNK_COMMANDS:
+                raise Farewell(replies.TOO_MANY_COMMANDS)
         if method := self.listener.methods.get(name):
             return method
         if name in _NOT_IMPLEMENTED:
             raise Refused(replies.NOT_IMPLEMENTED)
         raise Refused(replies.UNKNOWN_COMMAND)
-
-    def _count_junk(self) -> None:
-        self.junk += 1
-        if self.junk > self.settings.MAX_JUNK_COMMANDS:
-            raise Farewell(replies.TOO_MANY_COMMANDS)
 
     def _refuse(self, reply: bytes, line: bytes) -> None:
         """Say no to a command; raise Farewell when that is no answer, or one too many."""
@@ -286,11 +284,16 @@ class Dialogue(SMTP):
         return self.wire.say(replies.RECIPIENT_OK)
 
     def _put_off_recipient(self, transaction: Transaction) -> None:
-        """Refuse a recipient that is one too many; only the first of them is logged."""
-        self._count_junk()
-        if not transaction.overfull:
-            transaction.overfull = True
+        """Refuse a recipient that is one too many; only the first of them is logged.
+
+        A client that has sent a thousand ahead comes back for the rest (RFC 5321 4.5.3.1.10);
+        with more than that it does not mean to.
+        """
+        transaction.surplus += 1
+        if transaction.surplus == 1:
             raise Refused(replies.TOO_MANY_RECIPIENTS)
+        if transaction.surplus > _SURPLUS * self.settings.MAX_RECIPIENTS:
+            raise Farewell(replies.TOO_MANY_COMMANDS)
         self.wire.say(replies.TOO_MANY_RECIPIENTS)
 
     async def smtp_DATA(self, argument: str) -> None:

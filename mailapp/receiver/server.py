@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def run(on_ready: Callable[[str], None] = print) -> None:
 
         def stop() -> None:
             loop.call_soon_threadsafe(stopping.set)
+            # What hangs then, such as a query that is never answered, ends with the process.
+            signal.setitimer(signal.ITIMER_REAL, mail_settings().DRAIN_SECONDS)
 
         life.on_stop(stop)
         if life.stopping.is_set():

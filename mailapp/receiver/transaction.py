@@ -13,13 +13,13 @@ from .replies import Refused
 class Transaction:
     """Sender and recipients that were accepted."""
 
-    __slots__ = ("_by_fold", "accepted", "overfull", "sender", "utf8")
+    __slots__ = ("_by_fold", "accepted", "sender", "surplus", "utf8")
 
     def __init__(self, sender: str, utf8: bool) -> None:
         self.sender = sender
         self.utf8 = utf8
         self.accepted = 0  #: RCPT commands, which may name one recipient several times
-        self.overfull = False  #: True when a recipient was one too many
+        self.surplus = 0  #: RCPT commands that came when there were as many as may be
         self._by_fold: dict[str, str] = {}
 
     def add(self, recipient: str) -> None:
