@@ -94,13 +94,26 @@ class Office:
         killed.process.wait()
 
     def tasks(self) -> int:
-        """Count the tasks that the workers began."""
+        """Count the tasks that were made so far, which the workers begin in their order."""
+        from mailapp.models import Queue
+
+        last = self.project.query(Queue).create(name=os.urandom(8).hex())
+        self.store(people(1)[0], last.name)
+        wait_until(lambda: not last.deliveries.filter(status="queued").exists())
         return sum(worker.output.count(self._engine.task) for worker in self._workers)
 
     def send(self, *letters: Letter) -> None:
         """Send mails one after the other."""
         with contextlib.closing(Client(self.project.receiver, Ledger())) as client:
             client.send_all(letters)
+
+    def store(self, sender: str, queue: str = "incoming") -> None:
+        """Store a mail without a wake-up."""
+        from mailapp.models import Message, NewMail
+
+        _, _, recipients, raw = letter(sender)
+        mail = NewMail(raw=raw, sender=sender, recipients=recipients, queue=queue, protocol="ESMTP")
+        Message.objects.using(self.project.query(Message).db).store([mail])
 
     def mail_from(self, *senders: str) -> QuerySet[Delivery]:
         from mailapp.models import Delivery
@@ -168,23 +181,19 @@ def test_mail_is_handled(office):
 
 @pytest.mark.parametrize("office", WITH_TASKS, indirect=True)
 def test_a_hundred_mails_are_far_fewer_tasks(office):
-    senders, before = people(10), office.tasks()
+    [sender] = people(1)
+    before = office.tasks()
 
-    all_at_once(office, senders, mails=10)
+    office.send(*[letter(sender)] * 100)
 
-    office.wait_until_done(*senders)
-    assert office.mail_from(*senders).count() == 100
+    office.wait_until_done(sender)
     assert 1 <= office.tasks() - before <= 50
 
 
 def test_mail_whose_wake_up_was_lost_is_found(office):
-    from mailapp.models import Message, NewMail
-
     [sender] = people(1)
-    _, _, recipients, raw = letter(sender)
-    mail = NewMail(raw=raw, sender=sender, recipients=recipients, protocol="ESMTP")
 
-    Message.objects.using(office.project.query(Message).db).store([mail])
+    office.store(sender)
 
     office.wait_until_done(sender)
 
