@@ -196,7 +196,7 @@ class MailSettings:
         _are_networks,
     )
     GREET_SECONDS: float = _setting(
-        0.01, "Wait before the greeting; who talks meanwhile is refused.", _is_positive
+        0.005, "Wait before the greeting; who talks meanwhile is refused.", _is_positive
     )
     MAX_CONNECTIONS: int = _setting(20_000, "Connections of one receiver.", _is_positive)
     MAX_CONNECTIONS_PER_ADDRESS: int = _setting(
@@ -241,7 +241,7 @@ class MailSettings:
         7, "How long a mail is known that was stored, though its sender may not know.", _is_positive
     )
     INLINE_SIZE: int = _setting(
-        1024 * 1024,
+        256 * 1024,
         "Messages up to this size live in the database, larger ones in the storage `mail`.",
         _is_positive,
     )

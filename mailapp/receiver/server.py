@@ -14,7 +14,7 @@ import uvloop
 from mailapp import registry
 from mailapp.conf import Endpoint, MailSettings, mail_settings
 from mailapp.errors import PortTaken
-from mailapp.lifecycle import living
+from mailapp.lifecycle import keep_what_is_loaded, living
 from mailapp.models import INCOMING, Process
 
 from . import tls
@@ -48,6 +48,7 @@ def run(on_ready: Callable[[str], None] = print) -> None:
         life.on_stop(stop)
         if life.stopping.is_set():
             return
+        keep_what_is_loaded()
         runner.run(receive(mail_settings(), stopping, on_ready))
 
 

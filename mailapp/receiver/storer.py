@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from mailapp import wakeup
 from mailapp.conf import mail_settings
+from mailapp.lifecycle import keep_what_is_loaded
 from mailapp.models import INCOMING, Message, NewMail
 
 from .line import StorersLine
@@ -65,6 +66,7 @@ def run(fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the receiver decides when it is over
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=fd) as ours:
+        keep_what_is_loaded()
         try:
             serve(StorersLine(ours))
         except Error as error:
