@@ -110,12 +110,12 @@ class HandlersDestination:
             if spool is not None:
                 mail = await asyncio.to_thread(_with_file, mail, spool)
             key = await self._commits.store(mail, self._settings.COMMIT_SECONDS)
-            if key is None and mail.file:  # it was stored before, under another name
-                await asyncio.to_thread(storages["mail"].delete, mail.file)
         except NotStored as error:
             return Kept(replies.with_id(replies.NOT_STORED, error.number))
         except Exception as error:
             return Kept(replies.with_id(replies.NOT_STORED, _logged(error)))
+        if key is None and mail.file:  # it was stored before, under another name
+            await asyncio.to_thread(_remove, mail.file)
         return Kept(replies.STORED, key)
 
     def unheard(self, key: int) -> None:
@@ -135,6 +135,13 @@ def _with_file(mail: NewMail, spool: BinaryIO) -> NewMail:
     size = spool.seek(0, io.SEEK_END)
     spool.seek(0)
     return mail._replace(file=keep_large(spool), file_size=size)
+
+
+def _remove(file: str) -> None:
+    try:
+        storages["mail"].delete(file)
+    except Exception:  # the mail is stored all the same; housekeeping will remove this one
+        logger.exception("The file %r of a mail that came twice was not removed", file)
 
 
 @contextlib.asynccontextmanager

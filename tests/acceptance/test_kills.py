@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.gate import open_gate
 from tests.ledger import Client, Ledger, Letter
 from tests.waiting import wait_until
 
@@ -293,18 +294,6 @@ def send_to_the_gate(project: Project) -> None:
     letter = Letter("wait", "reader@client.test", ["mail-wait@localhost"], b"Subject: Wait\r\n\r\n")
     with contextlib.closing(Client(project.receiver, Ledger())) as client:
         client.send(letter)
-
-
-def open_gate(project: Project) -> None:
-    """Let a handler through, as soon as one stands there."""
-    wait_until(lambda: _opens(project.folder / "gate"))
-
-
-def _opens(gate: Path) -> bool:
-    with contextlib.suppress(OSError):  # nobody has it open for reading
-        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
-        return True
-    return False
 
 
 def start_worker_at_gate(project: Project) -> Program:

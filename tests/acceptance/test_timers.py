@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import smtplib
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from django.utils import timezone
 
+from tests.gate import open_gate
 from tests.project import Project
 from tests.waiting import DEADLINE, wait_until
 
@@ -38,18 +37,6 @@ def who_waits(project: Project) -> int:
     [file] = wait_until(lambda: list(project.folder.glob("waits.*")))
     file.unlink()
     return int(file.suffix[1:])
-
-
-def open_gate(project: Project) -> None:
-    """Let a function through, as soon as one stands there."""
-    wait_until(lambda: _opens(project.folder / "gate"))
-
-
-def _opens(gate: Path) -> bool:
-    with contextlib.suppress(OSError):  # nobody has it open for reading
-        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
-        return True
-    return False
 
 
 def assert_ran_once(project: Project) -> None:
