@@ -91,7 +91,7 @@ def _store(mails: Sequence[NewMail], deliveries: Sequence[Delivery]) -> None:
         Message.objects.store(mails)
     if deliveries:
         Delivery.objects.bulk_create(deliveries)
-    for queue in {mail.queue for mail in mails} | {each.queue_id for each in deliveries}:
+    for queue in {each.queue_id for each in deliveries}:
         wakeup.notify(queue)
 
 

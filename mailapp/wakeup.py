@@ -30,9 +30,19 @@ def notify(queue: str) -> None:
     """Wake whoever waits for `queue`, once the surrounding transaction is committed."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, '')", [_CHANNEL + queue])
+            cursor.execute("SELECT pg_notify(%s, '')", [channel(queue)])
     else:
         transaction.on_commit(lambda: _send(queue), robust=True)
+    tell_engine(queue)
+
+
+def channel(queue: str) -> str:
+    """The name under which PostgreSQL carries the wake-ups of a queue."""
+    return _CHANNEL + queue
+
+
+def tell_engine(queue: str) -> None:
+    """Tell the engine of other workers, where there is one, once the transaction is committed."""
     if mail_settings().ENGINE != "local":
         ring = import_string("mailapp.engines.ring")  # by its name, since it is built on this
         transaction.on_commit(lambda: ring(queue), robust=True)
@@ -49,9 +59,15 @@ def _send(queue: str) -> None:
             try:
                 sender.sendto(b"", path)
             except ConnectionRefusedError:  # its process is dead
-                Path(path).unlink(missing_ok=True)
+                _remove(Path(path))
             except OSError:  # its buffer is full: it is awake already
                 continue
+
+
+def _remove(path: Path) -> None:
+    """Remove a socket, or leave it to whoever next has nobody there to hear."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _listeners(queue: str) -> list[str]:
@@ -120,7 +136,7 @@ class _SocketListener:
 
     def __exit__(self, *exc: object) -> None:
         self.socket.close()
-        self.path.unlink(missing_ok=True)
+        _remove(self.path)
         self.pipe.close()
 
     def wake(self) -> None:
@@ -137,7 +153,7 @@ class _PostgresListener:
     """Listens on a connection of its own, since LISTEN must outlive the worker's transactions."""
 
     def __init__(self, queue: str) -> None:
-        self.channel = _CHANNEL + queue
+        self.channel = channel(queue)
         self.pipe = _SelfPipe()
         self.connection = connection.copy()
 

@@ -45,13 +45,16 @@ class Insert:
             for some in _in_parts(rows):
                 cursor.execute(*self._statement(some))
 
-    def returning_keys(self, rows: Sequence[tuple[Any, ...]]) -> list[int]:
-        """Insert rows and return their primary keys in order."""
+    def returning_keys(self, rows: Sequence[tuple[Any, ...]], conflict: str = "") -> list[int]:
+        """Insert rows and return their primary keys in order.
+
+        `conflict` is an `ON CONFLICT` clause; a row of which it leaves nothing has no key here.
+        """
         keys: list[int] = []
         with self._cursor() as cursor:
             for some in _in_parts(rows):
                 statement, values = self._statement(some)
-                cursor.execute(statement + self._returning, values)
+                cursor.execute(f"{statement} {conflict}{self._returning}", values)
                 keys += [key for (key,) in cursor.fetchall()]
         return keys
 
@@ -72,22 +75,13 @@ class ArrayInsert(Insert):
     """
 
     def _cursor(self) -> CursorWrapper:
-        from django.db.backends.postgresql.base import ServerBindingCursor
-
-        connection = connections[self._using]
-        connection.ensure_connection()
-        make: Any = ServerBindingCursor
-        cursor = make(connection.connection)
-        if connection.queries_logged:
-            return connection.make_debug_cursor(cursor)
-        return connection.make_cursor(cursor)
+        return binding_cursor(self._using)
 
     def _statement(self, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
         arrays = ", ".join(f"%b::{kind}[]" for kind in self._types)
         defaults = "".join(f", %s::{kind}" for kind in self._default_types)
-        columns = [list(column) for column in zip(*rows, strict=True)]
         statement = f"SELECT rows.*{defaults} FROM unnest({arrays}) AS rows"  # noqa: S608 - types
-        return self._head + statement, [*self._defaults, *columns]
+        return self._head + statement, [*self._defaults, *columns(rows)]
 
 
 @lru_cache
@@ -95,6 +89,24 @@ def insert(model: type[models.Model], columns: tuple[str, ...], using: str) -> I
     """Return the INSERT for these columns, made once for each database."""
     kind = ArrayInsert if connections[using].vendor == "postgresql" else Insert
     return kind(model, columns, using)
+
+
+def binding_cursor(using: str) -> CursorWrapper:
+    """Return a cursor of PostgreSQL that sends the values beside the statement."""
+    from django.db.backends.postgresql.base import ServerBindingCursor
+
+    connection = connections[using]
+    connection.ensure_connection()
+    make: Any = ServerBindingCursor
+    cursor = make(connection.connection)
+    if connection.queries_logged:
+        return connection.make_debug_cursor(cursor)
+    return connection.make_cursor(cursor)
+
+
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Return the values of rows by column."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _key_column(model: type[models.Model]) -> str:

@@ -1,4 +1,4 @@
-"""The receiver's side of storing: mails wait together, and go to the storer as a group."""
+"""The receiver's side of storing: mails go to the storer, which stores together what it finds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -17,12 +18,12 @@ from mailapp.errors import DidNotStart
 from mailapp.models import NewMail
 
 from .line import ReceiversLine
-from .storer import Failure, Result, Work
+from .storer import Failure, Result, Work, merged
 
 logger = logging.getLogger(__name__)
 
-_GROUP_MAILS = 200
-_GROUP_OCTETS = 8 * 1024 * 1024
+_MAILS_IN_HAND = 200
+_OCTETS_IN_HAND = 8 * 1024 * 1024
 _RESTART_SECONDS = 0.5
 
 
@@ -45,6 +46,11 @@ class Hired(NamedTuple):
 class Commits:
     """Has mails stored; those that come while others are being stored share the next commit.
 
+    The storer is handed each mail at once, so that it need not wait for the next ones when it
+    has stored some. What it has in hand is limited; the rest waits here. All waits, too, while
+    the outcome of a mail is open for which nobody waits any more: it may be sent again, and must
+    have been noted by then.
+
     A session that goes away while its mail is being stored changes nothing: the mail is stored
     whole or not at all. A storer that dies is replaced.
     """
@@ -53,7 +59,8 @@ class Commits:
         """`hire` starts a storer."""
         self._hire = hire
         self._waiting: dict[_Pending, None] = {}  # in order, and each is easily taken out
-        self._in_hand: _InHand | None = None
+        self._in_hand: deque[_InHand] = deque()
+        self._left: set[_Pending] = set()  # in hand, but their sessions have gone on
         self._unheard: list[int] = []
         self._unheard_since: datetime | None = None
         self._line: ReceiversLine | None = None
@@ -93,17 +100,22 @@ class Commits:
         and counts as unheard.
         """
         pending = _Pending(mail, self._loop.create_future())
-        alarm = self._loop.call_later(patience, self._give_up, pending)
+        alarm = self._loop.call_later(patience, pending.give_up)
         self._waiting[pending] = None
         self._call()
         try:
             return await pending.key
         finally:
             alarm.cancel()
+            if not pending.settled:
+                self._leave(pending)
 
-    def _give_up(self, pending: _Pending) -> None:
-        self._waiting.pop(pending, None)
-        pending.give_up()
+    def _leave(self, pending: _Pending) -> None:
+        """Take a mail back that nobody waits for, or see to it that it is noted if it is stored."""
+        if pending in self._waiting:
+            del self._waiting[pending]
+        else:
+            self._left.add(pending)
 
     def unheard(self, key: int) -> None:
         """Have it noted, before anything that comes later is stored, that a 250 was not heard."""
@@ -121,40 +133,44 @@ class Commits:
 
     def _hand_over(self) -> None:
         self._called = False
-        if self._in_hand is not None or self._line is None:
+        if self._line is None or self._left:
             return
         group = self._take()
         work = Work([each.mail for each in group], self._unheard, self._unheard_since)
-        if not any(work):
+        if any(work):
+            self._unheard, self._unheard_since = [], None
+            self._in_hand.append(_InHand(group, work, timezone.now()))
+            self._line.send(work)
+        elif not self._in_hand:
             self._idle.set()
             self._stuck_since = None
-            return
-        self._unheard, self._unheard_since = [], None
-        self._in_hand = _InHand(group, work, timezone.now())
-        self._line.send(work)
 
     def _take(self) -> list[_Pending]:
-        """Take the mails that wait, as many as go into one commit."""
+        """Take the mails that wait, as many as the storer may have in hand."""
+        mails = sum(len(each.group) for each in self._in_hand)
+        octets = sum(each.octets for each in self._in_hand)
         group: list[_Pending] = []
-        octets = 0
         for pending in self._waiting:
-            group.append(pending)
-            octets += len(pending.mail.raw)
-            if len(group) >= _GROUP_MAILS or octets >= _GROUP_OCTETS:
+            if mails >= _MAILS_IN_HAND or octets >= _OCTETS_IN_HAND:
                 break
+            group.append(pending)
+            mails += 1
+            octets += len(pending.mail.raw)
         for pending in group:
             del self._waiting[pending]
         return group
 
-    def _take_results(self, results: Sequence[Result]) -> None:
-        assert self._in_hand is not None
-        for pending, result in zip(self._in_hand.group, results, strict=True):
-            if pending.key.done() and isinstance(result, int):
-                self._unheard.append(result)
-            else:
-                pending.answer(result)
-        self._in_hand = self._stuck_since = None
+    def _take_results(self, results: Sequence[Sequence[Result]]) -> None:
+        for some in results:
+            self._settle(self._in_hand.popleft(), some)
+        self._stuck_since = None
         self._call()
+
+    def _settle(self, done: _InHand, results: Sequence[Result]) -> None:
+        for pending, result in zip(done.group, results, strict=True):
+            self._left.discard(pending)
+            if not pending.answer(result) and isinstance(result, int):
+                self._unheard.append(result)
 
     async def _start_storer(self) -> None:
         self._hired = self._hire()
@@ -176,13 +192,15 @@ class Commits:
         number = secrets.token_hex(6)
         logger.error("Error %s: the storer has died and is started again", number)
         self._line = None
-        if self._in_hand is not None:
-            group, work, began = self._in_hand
-            self._in_hand = None
+        if self._in_hand:
+            work = merged([each.work for each in self._in_hand])
             self._unheard = [*work.unheard, *self._unheard]
-            self._unheard_since = work.unheard_since or began
-            for pending in group:
+            self._unheard_since = work.unheard_since or self._in_hand[0].began
+        for each in self._in_hand:
+            for pending in each.group:
                 pending.answer(Failure(number))
+        self._in_hand.clear()
+        self._left.clear()
         self._replacing = self._loop.create_task(self._replace())
 
     async def _replace(self) -> None:
@@ -196,20 +214,23 @@ class Commits:
 class _Pending:
     """A mail that waits to be stored, and the session that waits for it."""
 
-    __slots__ = ("key", "mail")
+    __slots__ = ("key", "mail", "settled")
 
     def __init__(self, mail: NewMail, key: asyncio.Future[int | None]) -> None:
         self.mail = mail
         self.key = key
+        self.settled = False
 
-    def answer(self, result: Result) -> None:
-        """Tell the session, if it still waits."""
+    def answer(self, result: Result) -> bool:
+        """Tell the session; say whether it still waited."""
+        self.settled = True
         if self.key.done():
-            return
+            return False
         if isinstance(result, Failure):
             self.key.set_exception(NotStored(result.number))
         else:
             self.key.set_result(result)
+        return True
 
     def give_up(self) -> None:
         """Tell the session that it took too long."""
@@ -218,8 +239,12 @@ class _Pending:
 
 
 class _InHand(NamedTuple):
-    """What the storer works on."""
+    """What the storer was handed at once."""
 
     group: list[_Pending]
     work: Work
     began: datetime
+
+    @property
+    def octets(self) -> int:
+        return sum(len(mail.raw) for mail in self.work.mails)

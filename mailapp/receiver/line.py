@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -29,8 +30,17 @@ class StorersLine:
         self._connection = connection
         self._buffer = bytearray(_BUFFER_OCTETS)  # kept, since fresh memory costs time
 
-    def hear(self) -> Any:
-        """Return the next object; raise EOFError when there will be none."""
+    def hear(self) -> list[Any]:
+        """Return what has been said by now, at least one object.
+
+        Raise EOFError when there will be none.
+        """
+        heard = [self._next()]
+        while select.select([self._connection], [], [], 0)[0]:
+            heard.append(self._next())
+        return heard
+
+    def _next(self) -> Any:
         [size] = _SIZE.unpack(self._read(_SIZE.size))
         return pickle.loads(self._read(size))  # noqa: S301 - our own process wrote it
 
@@ -49,15 +59,6 @@ class StorersLine:
     def say(self, thing: Any) -> None:
         """Send an object."""
         self._connection.sendall(b"".join(packed(thing)))
-
-    def is_open(self) -> bool:
-        """Say whether the other end is there; only while it has nothing to say."""
-        try:
-            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except BlockingIOError:
-            return True
-        except ConnectionError:
-            return False
 
 
 class ReceiversLine(asyncio.Protocol):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TextIO
 
 from django.utils import timezone
 
@@ -16,6 +20,7 @@ from mailapp.models.unheard import digests
 
 _FORGET_SECONDS = 3600.0
 _REFRESH_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 _COMMIT_TIME = timedelta(minutes=1)
 _LAST_MAILS = 500  # more than can be between a commit and its replies when a process is killed
 
@@ -65,6 +70,7 @@ class Retries:
         Their replies may not have gone out. It is done once for each of them.
         """
         for process in _killed_here():
+            _wait_for_storer(process.pid)
             window = timedelta(seconds=2 * mail_settings().HEARTBEAT_SECONDS)
             last = _last_mails(since=process.heartbeat_at)
             self.note([key for key, at in last if at <= process.heartbeat_at + window])
@@ -91,6 +97,41 @@ def _last_mails(since: datetime) -> list[tuple[int, datetime]]:
     incoming = Message.objects.exclude(protocol="").order_by("-pk")
     last = incoming.values_list("pk", "created_at")[:_LAST_MAILS]
     return [(key, at) for key, at in last if at >= since]
+
+
+@contextlib.contextmanager
+def held_by_storer(receiver: int) -> Iterator[None]:
+    """Hold, as long as this process lives, the lock by which it is known to store for `receiver`.
+
+    A storer outlives a receiver that is killed, to finish what it has in hand.
+    """
+    path = _lock_path(receiver)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _wait_for_storer(receiver: int) -> None:
+    """Return when the storer of a receiver that was killed has ended, too, unless it hangs."""
+    path, end = _lock_path(receiver), time.monotonic() + mail_settings().COMMIT_SECONDS
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        while not _is_free(file) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        path.unlink(missing_ok=True)
+
+
+def _is_free(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_path(receiver: int) -> Path:
+    return Path(mail_settings().RUN_DIR) / "storers" / str(receiver)
 
 
 def _killed_here() -> list[Process]:

@@ -7,12 +7,14 @@ the interpreter, of which each commit takes ten.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from django.db import (
@@ -21,17 +23,15 @@ from django.db import (
     InterfaceError,
     OperationalError,
     connection,
-    transaction,
 )
 from django.utils import timezone
 
-from mailapp import wakeup
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import keep_what_is_loaded
-from mailapp.models import INCOMING, Message, NewMail
+from mailapp.models import Message, NewMail
 
 from .line import StorersLine
-from .retries import Retries
+from .retries import Retries, held_by_storer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,17 @@ class Work(NamedTuple):
     mails: Sequence[NewMail]
     unheard: Sequence[int] = ()  #: mails that were stored, whose 250 may not have been heard
     unheard_since: datetime | None = None  #: all that were stored since then are such mails
+
+
+def merged(works: Sequence[Work]) -> Work:
+    """Return what was handed over bit by bit as if it had been handed over at once."""
+    if len(works) == 1:
+        return works[0]
+    return Work(
+        [mail for work in works for mail in work.mails],
+        [key for work in works for key in work.unheard],
+        min((work.unheard_since for work in works if work.unheard_since), default=None),
+    )
 
 
 class Failure(NamedTuple):
@@ -57,15 +68,11 @@ BROKEN_OFF = (OperationalError, InterfaceError)
 Result = int | Failure | None
 
 
-class ReceiverGone(Exception):
-    """Nobody waits for the outcome any more."""
-
-
 def run(fd: int) -> None:
     """Store what the receiver at the other end of a socket hands over, until that end closes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the receiver decides when it is over
         signal.signal(number, signal.SIG_IGN)
-    with socket.socket(fileno=fd) as ours:
+    with socket.socket(fileno=fd) as ours, held_by_storer(os.getppid()):
         keep_what_is_loaded()
         try:
             serve(StorersLine(ours))
@@ -74,30 +81,34 @@ def run(fd: int) -> None:
 
 
 def serve(line: StorersLine, do: Callable[[Work], Sequence[Result]] | None = None) -> None:
-    """Answer each work with its results until the line closes; by default store it."""
+    """Answer each work with its results until the line closes; by default store it.
+
+    What was handed over meanwhile is done together.
+    """
     try:
         with suppress(EOFError, ConnectionError):
-            do = do or _handlers_storer(line)
+            do = do or handlers_storer()
             line.say(None)
             while True:
-                line.say(do(line.hear()))
+                works = line.hear()
+                results = iter(do(merged(works)))
+                line.say([list(islice(results, len(work.mails))) for work in works])
     finally:
         connection.close()
 
 
-def _handlers_storer(line: StorersLine) -> Storer:
+def handlers_storer() -> Storer:
+    """Return what stores mail for the handlers, once it knows what was stored unheard."""
     retries = Retries(mail_settings().RETRY_DAYS)
     retries.note_after_crash()
-    return Storer(retries, line.is_open)
+    return Storer(retries)
 
 
 class Storer:
     """Does the work of one receiver."""
 
-    def __init__(self, retries: Retries, is_wanted: Callable[[], bool]) -> None:
-        """`is_wanted` is asked before each commit whether somebody waits for the outcome."""
+    def __init__(self, retries: Retries) -> None:
         self._retries = retries
-        self._store = IncomingStore(retries, is_wanted)
         self._unheard: list[int] = []  # what is yet to be noted
         self._unheard_since: list[datetime] = []
 
@@ -112,7 +123,7 @@ class Storer:
         self._note()
         began = timezone.now()
         try:
-            return self._store(mails)
+            return store_new(mails, self._retries)
         except BROKEN_OFF:
             self._unheard_since.append(began)
             raise
@@ -145,32 +156,13 @@ def store_group(
 def _failure(error: Exception, count: int) -> Failure:
     """Log why mails were not stored, under a number."""
     number = secrets.token_hex(6)
-    known = isinstance(error, (DatabaseError, InterfaceError, OSError, ReceiverGone))
+    known = isinstance(error, (DatabaseError, InterfaceError, OSError))
     logger.error("Error %s: not stored, mails: %d: %r", number, count, error, exc_info=not known)
     return Failure(number)
 
 
-class IncomingStore:
-    """Commits mails to the handlers' queue and wakes the workers."""
-
-    def __init__(self, retries: Retries, is_wanted: Callable[[], bool]) -> None:
-        """`is_wanted` is asked before the commit whether somebody waits for the outcome."""
-        self._retries = retries
-        self._is_wanted = is_wanted
-
-    def __call__(self, mails: Sequence[NewMail]) -> list[int | None]:
-        """Store mails that are not stored already; return their keys, None for the others.
-
-        Raise ReceiverGone, and store nothing, when nobody waits for it: the successor of a
-        receiver that was killed has looked through what it left, and must not miss a mail.
-        """
-        news = [self._retries.without_known(mail) for mail in mails]
-        fresh = [mail for mail in news if mail is not None]
-        if not fresh:
-            return [None] * len(mails)
-        with transaction.atomic():
-            keys = iter(Message.objects.store(fresh))
-            wakeup.notify(INCOMING)
-            if not self._is_wanted():
-                raise ReceiverGone
-        return [None if mail is None else next(keys) for mail in news]
+def store_new(mails: Sequence[NewMail], retries: Retries) -> list[int | None]:
+    """Commit mails that are not stored already; return their keys, None for the others."""
+    news = [retries.without_known(mail) for mail in mails]
+    keys = iter(Message.objects.store([mail for mail in news if mail is not None]))
+    return [None if mail is None else next(keys) for mail in news]

@@ -116,13 +116,14 @@ def test_engine_that_fails_is_a_line_in_the_log(asked, settings, caplog):
 
 def test_task_works_what_is_due(asked, delivery):
     delivered = [delivery(), delivery()]
+    assert asked() == ["incoming"]
 
     turn.take("incoming")
 
     for row in delivered:
         row.refresh_from_db()
         assert row.status == "done"
-    assert asked() == []
+    assert asked() == ["incoming"]
 
 
 def test_tasks_of_one_process_share_its_row(asked, delivery):
@@ -155,10 +156,11 @@ def test_task_without_work_leaves_no_row(asked):
 def test_task_with_work_for_two_asks_for_another(asked, message, settings):
     settings.MAIL = {**settings.MAIL, "BATCH_SIZE": 2}
     message(recipients=["you@example.com"] * 3)
+    assert asked() == ["incoming"]
 
     turn.take("incoming")
 
-    assert asked() == ["incoming"]
+    assert asked() == ["incoming", "incoming"]
 
 
 def test_task_whose_time_is_up_asks_for_another(asked, handle, message, monkeypatch):
@@ -169,18 +171,21 @@ def test_task_whose_time_is_up_asks_for_another(asked, handle, message, monkeypa
     handle(START)
     monkeypatch.setattr(turn, "_SECONDS", 0.01)
     message(recipients=["you@example.com"])
+    assert asked() == ["incoming"]
 
     turn.take("incoming")
 
-    assert asked() == ["incoming"]
+    assert asked() == ["incoming", "incoming"]
 
 
 def test_sweep_wakes_the_queues_that_have_due_mail(asked, message):
     message(recipients=["you@example.com"])
+    assert asked() == ["incoming"]
+    Queue.objects.update(woken_at=None)
 
     sweeper.sweep()
 
-    assert asked() == ["incoming"]
+    assert asked() == ["incoming", "incoming"]
 
 
 def test_sweep_of_empty_queues_wakes_nobody(asked):

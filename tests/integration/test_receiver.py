@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import smtplib
-import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,14 @@ from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
 from mailapp.receiver.commits import Commits, Hired, NotStored
 from mailapp.receiver.destination import handlers_destination, hire_thread
-from mailapp.receiver.line import StorersLine
-from mailapp.receiver.retries import Retries
+from mailapp.receiver.retries import Retries, held_by_storer
 from mailapp.receiver.storer import (
     Failure,
-    IncomingStore,
     Result,
     Storer,
     Work,
     store_group,
+    store_new,
 )
 from tests.integration import receiving_handlers
 from tests.integration.receiving import (
@@ -214,8 +215,7 @@ def test_a_mail_that_cannot_be_stored_takes_no_other_with_it() -> None:
     registry.sync()
     mails = [*_mails(3), *_mails(1, queue="no such queue"), *_mails(3)]
 
-    store = IncomingStore(Retries(days=7), is_wanted=lambda: True)
-    results, _ = _store_together(store, mails)
+    results, _ = _store_together(partial(store_new, retries=Retries(days=7)), mails)
 
     stored = [isinstance(result, int) for result in results]
     assert stored == [True] * 3 + [False] + [True] * 3
@@ -256,21 +256,6 @@ def test_an_error_of_the_database_reaches_the_client_as_a_number(
 # What becomes of mail when the storer dies, or nobody waits for it.
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_mail_is_not_committed_when_its_receiver_has_gone() -> None:
-    registry.sync()
-    ours, theirs = socket.socketpair()
-
-    with theirs:
-        storer = Storer(Retries(days=7), StorersLine(theirs).is_open)
-        assert isinstance(storer(Work(_mails(1)))[0], int)
-        ours.close()
-        [result] = storer(Work(_mails(1)))
-
-    assert isinstance(result, Failure)
-    assert Message.objects.count() == 1
-
-
 def test_a_storer_that_dies_is_replaced_and_what_it_stored_is_not_stored_again(
     receive: Receive,
 ) -> None:
@@ -291,24 +276,31 @@ def test_a_storer_that_dies_is_replaced_and_what_it_stored_is_not_stored_again(
     assert Message.objects.count() == 2
 
 
-def _fails(*ignored: object) -> None:
+def _lose_answer_of_commit(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    """Let the first write be committed, and the connection break before that is heard."""
+    result = execute(sql, params, many, context)
+    if "mailapp_store" in sql:
+        connection.execute_wrappers.clear()
+        _break_off()
+    if sql.startswith("INSERT"):
+        connection.execute_wrappers.clear()
+        transaction.on_commit(_break_off)
+    return result
+
+
+def _break_off() -> None:
     raise OperationalError("the server closed the connection unexpectedly")
 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_mail_whose_commit_broke_off_but_happened_is_recognised_when_it_comes_again() -> None:
     registry.sync()
-    breaks = [transaction.on_commit]
-
-    def is_wanted() -> bool:  # asked in the transaction, just before the commit
-        if breaks:
-            breaks.pop()(_fails)
-        return True
-
-    storer = Storer(Retries(days=7), is_wanted)
+    storer = Storer(Retries(days=7))
     mails = _mails(1, protocol="ESMTP")
 
-    [broken_off] = storer(Work(mails))
+    with connection.execute_wrapper(_lose_answer_of_commit):
+        [broken_off] = storer(Work(mails))
+        connection.execute_wrappers.append(_lose_answer_of_commit)  # for the block to remove
     [again] = storer(Work(mails))
 
     assert isinstance(broken_off, Failure)
@@ -316,33 +308,107 @@ def test_a_mail_whose_commit_broke_off_but_happened_is_recognised_when_it_comes_
     assert Message.objects.count() == 1
 
 
-def test_a_mail_that_was_given_up_before_it_was_handed_over_is_not_stored() -> None:
-    seen: list[int] = []
-    go_on = threading.Event()
+class _HungStorer:
+    """A storer that stores nothing until it may go on; then each mail gets the next key."""
 
-    def storer(work: Work) -> list[Result]:
-        seen.append(len(work.mails))
-        go_on.wait(DEADLINE)
-        return [None for _ in work.mails]
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self.may_go_on = threading.Event()
+        self._keys = itertools.count(1)
 
-    async def main() -> float:
+    def __call__(self, work: Work) -> list[Result]:
+        self.works.append(work)
+        self.may_go_on.wait(DEADLINE)
+        return [next(self._keys) for _ in work.mails]
+
+    def give_up_a_mail(self, commits: Commits) -> asyncio.Task[None]:
+        """Have a session wait for a mail until its patience ends."""
+
+        async def give_up() -> None:
+            with pytest.raises(TimeoutError):
+                await commits.store(_mails(1, raw=b"given up")[0], 0.01)
+
+        return asyncio.create_task(give_up())
+
+
+def _run_with(storer: _HungStorer, act: Callable[[Commits], Awaitable[None]]) -> None:
+    async def main() -> None:
         commits = Commits(lambda: hire_thread(storer))
         await commits.start()
-        first = asyncio.create_task(commits.store(_mails(1)[0], DEADLINE))
-        while not seen:
-            await asyncio.sleep(0)
-        late = [commits.store(mail, 0.01) for mail in _mails(5)]
-        results = await asyncio.gather(*late, return_exceptions=True)
-        assert all(isinstance(result, TimeoutError) for result in results)
-        stuck = commits.seconds_stuck
-        go_on.set()
-        await first
-        await commits.stop(DEADLINE)
-        return stuck
+        try:
+            await act(commits)
+        finally:
+            storer.may_go_on.set()
+            await commits.stop(DEADLINE)
 
-    assert asyncio.run(main()) > 0
-    assert seen[0] == 1
-    assert sum(seen) == 1
+    asyncio.run(main())
+
+
+def test_a_mail_that_was_given_up_is_noted_before_it_can_come_again() -> None:
+    storer = _HungStorer()
+
+    async def act(commits: Commits) -> None:
+        await storer.give_up_a_mail(commits)
+        assert commits.seconds_stuck > 0
+        again = asyncio.create_task(commits.store(_mails(1, raw=b"again")[0], DEADLINE))
+        await asyncio.sleep(0)
+        storer.may_go_on.set()
+        assert await again == 2
+
+    _run_with(storer, act)
+
+    first, second = storer.works
+    assert [mail.raw for mail in first.mails] == [b"given up"]
+    assert [mail.raw for mail in second.mails] == [b"again"]
+    assert second.unheard == [1]
+
+
+def test_a_mail_that_was_given_up_before_it_was_handed_over_is_not_stored() -> None:
+    storer = _HungStorer()
+
+    async def act(commits: Commits) -> None:
+        await storer.give_up_a_mail(commits)
+        await storer.give_up_a_mail(commits)
+
+    _run_with(storer, act)
+
+    assert sum(len(work.mails) for work in storer.works) == 1
+
+
+def test_a_mail_whose_session_has_ended_is_noted_before_it_can_come_again() -> None:
+    storer = _HungStorer()
+
+    async def act(commits: Commits) -> None:
+        ended = asyncio.create_task(commits.store(_mails(1)[0], DEADLINE))
+        while not storer.works:
+            await asyncio.sleep(0)
+        ended.cancel()
+        await asyncio.wait([ended])
+        again = asyncio.create_task(commits.store(_mails(1)[0], DEADLINE))
+        await asyncio.sleep(0)
+        storer.may_go_on.set()
+        assert await again == 2
+
+    _run_with(storer, act)
+
+    assert [work.unheard for work in storer.works] == [[], [1]]
+
+
+def test_the_storer_has_no_more_than_so_much_in_hand() -> None:
+    storer = _HungStorer()
+
+    async def act(commits: Commits) -> None:
+        large = _mails(50, raw=bytes(1024 * 1024))
+        waits = [asyncio.create_task(commits.store(mail, DEADLINE)) for mail in large]
+        while not storer.works:
+            await asyncio.sleep(0)
+        storer.may_go_on.set()
+        await asyncio.gather(*waits)
+
+    _run_with(storer, act)
+
+    assert max(len(work.mails) for work in storer.works) <= 8
+    assert sum(len(work.mails) for work in storer.works) == 50
 
 
 def test_a_storer_that_hangs_is_killed_at_the_end() -> None:
@@ -465,10 +531,7 @@ def test_a_retry_is_recognised_by_another_receiver_and_for_seven_days(
 @pytest.mark.django_db(transaction=True)
 def test_the_last_mails_of_a_receiver_that_was_killed_count_as_unheard() -> None:
     registry.sync()
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    killed = Process.objects.start(Process.Kind.RECEIVER)
-    Process.objects.filter(pk=killed.pk).update(pid=ended.pid)
+    killed = _killed_receiver()
     [mail] = _mails(1, protocol="ESMTP")
     Message.objects.store([mail])
     retries = Retries(days=7)
@@ -478,6 +541,51 @@ def test_the_last_mails_of_a_receiver_that_was_killed_count_as_unheard() -> None
     assert retries.without_known(mail) is None
     killed.refresh_from_db()
     assert killed.stopped_at
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_storer_still_stores_for_a_receiver_that_was_killed_counts_as_unheard() -> None:
+    registry.sync()
+    killed = _killed_receiver()
+    [mail] = _mails(1, protocol="ESMTP")
+    retries = Retries(days=7)
+
+    with ThreadPoolExecutor() as pool:
+        with held_by_storer(killed.pid):
+            noting = pool.submit(_in_thread, retries.note_after_crash)
+            assert wait([noting], timeout=0.2).not_done, "waits for the storer"
+            Message.objects.store([mail])
+        noting.result(DEADLINE)
+
+    assert retries.without_known(mail) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_storer_that_hangs_keeps_its_successor_waiting_for_so_long(settings: Any) -> None:
+    settings.MAIL = {**settings.MAIL, "COMMIT_SECONDS": 0.1}
+    killed = _killed_receiver()
+
+    with held_by_storer(killed.pid):
+        Retries(days=7).note_after_crash()
+
+    killed.refresh_from_db()
+    assert killed.stopped_at
+
+
+def _killed_receiver() -> Process:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed = Process.objects.start(Process.Kind.RECEIVER)
+    Process.objects.filter(pk=killed.pk).update(pid=ended.pid)
+    killed.refresh_from_db()
+    return killed
+
+
+def _in_thread(act: Callable[[], None]) -> None:
+    try:
+        act()
+    finally:
+        connection.close()
 
 
 @pytest.mark.django_db(transaction=True)
