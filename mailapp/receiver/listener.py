@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import ssl
-import tempfile
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol
 
 from mailapp.conf import MailSettings
 from mailapp.models import NewMail
+from mailapp.storage import open_spool
 
 from . import replies
 from .data import DataReader
@@ -116,4 +116,4 @@ class Listener:
         """Open a spool; raise OSError when there is no space for what may come."""
         if self.destination.unavailable() == replies.DISK_LOW:
             raise OSError(errno.ENOSPC, "too little space is free")
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.settings.RUN_DIR))
+        return open_spool(self.settings.RUN_DIR)

@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from django.core.files.base import ContentFile
+from django.core.files.base import ContentFile, File
 
 from mailapp.models import Message, NewMail
-from mailapp.storage import DurableFileSystemStorage
+from mailapp.storage import DurableFileSystemStorage, open_spool
 
 
 @pytest.fixture
@@ -42,6 +42,58 @@ def test_two_who_save_under_one_name_at_once_lose_nothing(storage, together):
     assert len(set(names)) == 20
     assert [int(Path(storage.path(name)).read_bytes()) for name in names] == list(range(20))
     assert len(files(storage)) == 20
+
+
+def _spooled(folder: Path, content: bytes) -> File:
+    spool = open_spool(str(folder))
+    spool.write(content)
+    return File(spool)
+
+
+def test_spool_is_given_a_name_and_not_copied(storage, tmp_path):
+    spool = _spooled(tmp_path, b"bytes")
+    before = os.fstat(spool.fileno()).st_ino
+
+    name = storage.save("mail.eml", spool)
+    spool.close()
+
+    assert Path(storage.path(name)).read_bytes() == b"bytes"
+    assert Path(storage.path(name)).stat().st_ino == before
+    assert stat.S_IMODE(Path(storage.path(name)).stat().st_mode) == 0o600
+    assert files(storage) == {Path(storage.path(name))}
+
+
+def test_spool_that_is_not_kept_leaves_nothing(tmp_path):
+    _spooled(tmp_path, b"bytes").close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spool_on_another_file_system_is_copied(storage):
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == _device(storage):
+        pytest.skip("needs two file systems")
+
+    with _spooled(shm, b"bytes") as spool:
+        name = storage.save("mail.eml", spool)
+
+    assert Path(storage.path(name)).read_bytes() == b"bytes"
+    assert files(storage) == {Path(storage.path(name))}
+
+
+def _device(storage: DurableFileSystemStorage) -> int:
+    return Path(storage.location).parent.stat().st_dev
+
+
+def test_file_that_has_a_name_is_copied(storage, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"bytes")
+
+    with source.open("rb") as file:
+        name = storage.save("mail.eml", File(file))
+
+    assert Path(storage.path(name)).read_bytes() == b"bytes"
+    assert source.stat().st_nlink == 1
 
 
 class Broken(ContentFile):
