@@ -103,6 +103,19 @@ def _attempt_row(
     )
 
 
+def _unended(delivery: Delivery, idle: Process | None) -> dict[str, str]:
+    """Note of a try that nobody ended whether it was lost: it may have ended its process.
+
+    What a process that lives could not end the database broke off. Where that happens at every
+    try, the mail may be what brings the database down, and so is lost, too.
+    """
+    if idle is None or delivery.claimed_by_id != idle.pk:
+        return {"outcome": Attempt.LOST, "reply": _lost_reply(delivery.claimed_by)}
+    tries = delivery.attempts - delivery.attempts_before
+    outcome = Status.QUEUED if tries <= len(mail_settings().RETRY_SECONDS) else Attempt.LOST
+    return {"outcome": outcome, "reply": "The database went away during this try."}
+
+
 def _lost_reply(process: Process | None) -> str:
     ending = process.ending if process else ""
     return "The process ended before this try did" + (f": {ending}" if ending else ".")
@@ -223,7 +236,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def release_dead(self, idle: Process | None = None) -> int:
         """Give back what dead processes had claimed, with a lost Attempt each.
 
-        And what `idle` had: a live process that has nothing in hand, whatever the rows say.
+        And what `idle` had: a live process that has nothing in hand, whatever the rows say. Its
+        tries count as lost only when they are more than those of a handler that fails.
         """
         now = timezone.now()
         orphans = self.claimed().filter(
@@ -241,8 +255,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                     process_id=delivery.claimed_by_id,
                     started_at=delivery.claimed_at or now,
                     ended_at=now,
-                    outcome=Attempt.LOST,
-                    reply=_lost_reply(delivery.claimed_by),
+                    **_unended(delivery, idle),
                 )
                 for delivery in lost
             )

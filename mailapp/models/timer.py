@@ -112,7 +112,7 @@ class Timer(models.Model):
         Committed before it returns. It comes with its conversation as that is now: whoever
         moves that from here on makes the run void.
         """
-        died = self.claimed_by_id is not None
+        died = self.claimed_by_id not in (None, process.pk)
         changed = self._as_read().update(
             claimed_by=process, tries=F("tries") + 1, lost=F("lost") + int(died)
         )

@@ -90,7 +90,7 @@ class Relay:
         """Claim before the senders run out of work."""
         in_hand = self._in_hand()
         if not in_hand:
-            release_dead()
+            release_dead(idle=self._life)
         if in_hand <= _MOST // 2:
             room = _MOST - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))

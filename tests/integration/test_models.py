@@ -304,6 +304,30 @@ class TestReleaseDead:
         lost = Attempt.objects.get()
         assert (lost.number, lost.outcome, lost.process) == (1, Attempt.LOST, worker)
 
+    def test_try_that_the_database_broke_off_is_not_held_against_the_mail(
+        self, delivery, claim, worker
+    ):
+        delivery()
+        claim()
+
+        assert Delivery.objects.release_dead(idle=worker) == 1
+
+        assert Delivery.objects.due().get().status == Status.QUEUED
+        assert Attempt.objects.get().outcome == Status.QUEUED
+
+    def test_mail_that_brings_the_database_down_each_time_is_lost_in_the_end(
+        self, delivery, claim, worker, settings
+    ):
+        settings.MAIL = {**settings.MAIL, "RETRY_SECONDS": [10.0, 60.0]}
+        delivery()
+
+        for _ in range(4):
+            claim()
+            Delivery.objects.release_dead(idle=worker)
+
+        outcomes = [attempt.outcome for attempt in Attempt.objects.all()]
+        assert outcomes == ["queued", "queued", "lost", "lost"]
+
     def test_next_try_after_a_lost_one_has_the_next_number(self, delivery, claim, worker, process):
         delivery()
         claim()

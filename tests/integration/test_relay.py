@@ -46,19 +46,29 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
 
 
 @pytest.fixture
-def relay(settings: Any) -> Iterator[Callable[..., Life]]:
+def relay_settings(settings: Any) -> Callable[..., None]:
+    """Have relays be quick, and send to a smart host: `relay_settings(server.address)`."""
+
+    def use(address: str, **changes: Any) -> None:
+        quick = {
+            "RELAY": address,
+            "RELAY_CONNECTIONS": 1,
+            "RELAY_TIMEOUT": DEADLINE,
+            "RELAY_REST_SECONDS": [0.01],
+            "POLL_SECONDS": 0.05,
+        }
+        settings.MAIL = {**settings.MAIL, **quick, **changes}
+
+    return use
+
+
+@pytest.fixture
+def relay(relay_settings: Callable[..., None]) -> Iterator[Callable[..., Life]]:
     """Run a relay in a thread until the test ends: `relay(server.address, RELAY_TIMEOUT=1)`."""
     with contextlib.ExitStack() as stack:
 
         def start(address: str, **changes: Any) -> Life:
-            quick = {
-                "RELAY": address,
-                "RELAY_CONNECTIONS": 1,
-                "RELAY_TIMEOUT": DEADLINE,
-                "RELAY_REST_SECONDS": [0.01],
-                "POLL_SECONDS": 0.05,
-            }
-            settings.MAIL = {**settings.MAIL, **quick, **changes}
+            relay_settings(address, **changes)
             return stack.enter_context(running_relay())
 
         yield start
@@ -486,7 +496,34 @@ def test_relay_sends_what_a_dead_relay_had_claimed(serve, relay, post, process):
     assert server.messages == [RAW]
 
 
-def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(serve, relay, post, caplog):
+def test_relay_sends_what_it_had_claimed_when_the_database_went_away(
+    serve, relay_settings, post, process, together
+):
+    server = serve()
+    sent = post("reader@client.test")
+    relay_settings(server.address)
+    life = Life(process("relay", OUTGOING))
+    Delivery.objects.claim(OUTGOING, life.process, 1)  # and the answer is not heard
+
+    def work() -> None:
+        with listen(OUTGOING) as bell:
+            life.on_stop(bell.wake)
+            Relay(life, bell).work()
+
+    def stop_once_sent() -> None:
+        try:
+            wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
+        finally:
+            life.stop()
+
+    together(work, stop_once_sent)
+
+    assert server.messages == [RAW]
+
+
+def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(
+    serve, relay, post, process, caplog
+):
     server = serve(dot=HOLD)
     post("kept@client.test", "lost@client.test")
     relay(server.address)
@@ -494,7 +531,7 @@ def test_claim_that_was_lost_changes_nothing_but_the_others_are_settled(serve, r
     other = uuid.uuid4()
     lost = Delivery.objects.filter(recipient="lost@client.test")
 
-    lost.update(claim=other)
+    lost.update(claim=other, claimed_by=process("relay", OUTGOING))
     server.go_on.set()
 
     wait_until(lambda: [each for each in caplog.messages if "not noted" in each])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -149,6 +150,20 @@ def test_socket_of_a_dead_process_is_removed(listen, waiting):
     waiting(listener).result(DEADLINE)
     assert len(sockets()) == 1
     dead.__exit__(None, None, None)
+
+
+def test_socket_that_cannot_be_removed_keeps_nobody_asleep(listen, waiting, monkeypatch):
+    only_on("sqlite")
+    for dead in [listen("incoming") for _ in range(5)]:  # so that some come first
+        dead.socket.close()
+    listener = listen("incoming")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "unlink", os.rmdir)  # which fails, as on a disk that is read-only
+        wakeup.notify("incoming")
+
+    waiting(listener).result(DEADLINE)
+    assert len(sockets()) == 6
 
 
 def test_wake_up_that_is_rolled_back_is_not_sent(listen):
