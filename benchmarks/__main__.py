@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import backlog, conversations, memory, receivers, receiving, stored
+from benchmarks import backlog, conversations, engines, memory, receivers, receiving, stored, waking
 from benchmarks.harness import ROUNDS, BrokenBenchmark, Server, database_servers
 from benchmarks.load import SMTP_SOURCE
 
@@ -19,7 +19,9 @@ BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = 
     "stored": lambda servers, options: stored.measure(servers, options.seconds, options.stored),
     "memory": lambda servers, options: memory.measure(servers, options.large, options.idle),
     "conversations": lambda servers, options: conversations.measure(servers, options.seconds),
-    "backlog": lambda servers, options: backlog.measure(servers, options.seconds),
+    "waking": lambda servers, options: waking.measure(servers, options.seconds, options.alone),
+    "backlog": lambda servers, options: backlog.measure(servers, options.backlog),
+    "engines": lambda servers, options: engines.measure(servers, options.backlog),
 }
 
 
@@ -49,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle", type=int, default=10_000, help="idle connections, for `memory`; default: 10000"
+    )
+    parser.add_argument(
+        "--backlog",
+        type=int,
+        default=20_000,
+        help="mails that wait, for `backlog` and `engines`; default: 20000",
+    )
+    parser.add_argument(
+        "--alone", type=int, default=200, help="mails that come alone, for `waking`; default: 200"
     )
     parser.add_argument(
         "--database",

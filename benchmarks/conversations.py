@@ -1,50 +1,68 @@
-"""How many conversations a second: mail in, state moved, answer at the smart host."""
+"""How many conversations a second, next to Salmon: mail in, state moved, answer at a sink."""
 
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
-from benchmarks.harness import Server, installation, medians, print_table
+from benchmarks.harness import Program, Server, installation, medians, print_table
 from benchmarks.load import Load, converse
+from benchmarks.salmon_peer import NoSalmon, running_salmon
 from benchmarks.sink import Sink, running_sink
 
-MANY = Load("many at once", size=4096, recipient="talk@localhost")
-ALONE = Load("one alone", size=4096, recipient="talk@localhost", sessions=1)
+PEER = "Salmon, states in memory"
+BAR = 2.0
+PARTS = ("relay", "worker", "receiver")
+# With more than five connections at once Salmon hangs.
+LOAD = Load("five sessions", size=4096, recipient="talk@localhost", sessions=5)
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
-    """Print how many conversations a second are held, on each server."""
+    """Print how many conversations a second are held, on each server and by Salmon."""
     with contextlib.ExitStack() as stack:
         holders = {server.name: stack.enter_context(_holder(server)) for server in servers}
-        alone = {
-            name: statistics.median(hold(ALONE, 1) for _ in range(20))
-            for name, hold in holders.items()
-        }
-        rates = medians({name: partial(hold, MANY) for name, hold in holders.items()}, seconds)
+        try:
+            holders[PEER] = stack.enter_context(_salmon())
+        except NoSalmon as reason:
+            print(f"Without Salmon: {reason}")
+        rates = medians(holders, seconds)
+    peer = rates.get(PEER)
     print_table(
-        "conversations: receiver, worker, relay",
-        ["", "per second, 20 sessions", "one alone, ms"],
-        [[name, f"{rates[name]:.0f}", f"{alone[name] * 1000:.1f}"] for name in holders],
+        f"conversations: receiver, worker, relay; {LOAD.name}",
+        ["", "per second", "to Salmon", "at least"],
+        [[name, f"{rate:.0f}", *_compared(rate, peer)] for name, rate in rates.items()],
     )
 
 
+def _compared(rate: float, peer: float | None) -> list[str]:
+    return [f"{rate / peer:.2f}", f"{BAR:.2f}"] if peer and rate != peer else ["", ""]
+
+
 @contextlib.contextmanager
-def _holder(server: Server) -> Iterator[Callable[[Load, int], float]]:
+def _holder(server: Server) -> Iterator[Callable[[int], float]]:
     """Run all parts; yield what holds conversations with them and returns how long they took."""
-    with (
-        running_sink() as sink,
-        installation(server, MAIL_RELAY=sink.address) as ours,
-        ours.part("relay"),
-        ours.part("worker"),
-        ours.part("receiver") as receiver,
-    ):
-        yield lambda load, count: _hold(receiver.address, sink, load, count)
+    with running_sink() as sink, running_office(server, sink) as office:
+        yield _through(office["receiver"].address, sink)
 
 
-def _hold(receiver: str, sink: Sink, load: Load, count: int) -> float:
-    before = sink.count
-    sent = converse(receiver, load, count)
-    return sink.wait_for(before + count) - sent.begin
+@contextlib.contextmanager
+def _salmon() -> Iterator[Callable[[int], float]]:
+    with running_sink() as sink, running_salmon(sink.address) as salmon:
+        yield _through(salmon.address, sink)
+
+
+@contextlib.contextmanager
+def running_office(server: Server, sink: Sink) -> Iterator[dict[str, Program]]:
+    """Run relay, worker and receiver, with the sink as smart host; yield them by name."""
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(installation(server, MAIL_RELAY=sink.address))
+        yield {name: stack.enter_context(ours.part(name)) for name in PARTS}
+
+
+def _through(address: str, sink: Sink) -> Callable[[int], float]:
+    def hold(count: int) -> float:
+        before = sink.count
+        sent = converse(address, LOAD, count)
+        return sink.wait_for(before + count) - sent.begin
+
+    return hold

@@ -23,8 +23,8 @@ def crowd(address: str, count: int) -> Iterator[Sequence[socket.socket]]:
         while len(clients) < count:
             numbers = range(min(count - len(clients), _COMING_AT_ONCE))
             coming = [stack.enter_context(_connection(address)) for _ in numbers]
-            _ask(coming, b"", b"220")
-            _ask(coming, b"EHLO client.test\r\n", b"250")
+            ask(coming, b"", b"220")
+            ask(coming, b"EHLO client.test\r\n", b"250")
             clients += coming
         yield clients
 
@@ -32,13 +32,13 @@ def crowd(address: str, count: int) -> Iterator[Sequence[socket.socket]]:
 def send_at_once(address: str, count: int, octets: int) -> None:
     """Send large mails, of which none has its end before all are there but for their ends."""
     with crowd(address, count) as clients:
-        _ask(clients, b"MAIL FROM:<reader@client.test>\r\n", b"250")
-        _ask(clients, b"RCPT TO:<note@localhost>\r\n", b"250")
-        _ask(clients, b"DATA\r\n", b"354")
+        ask(clients, b"MAIL FROM:<reader@client.test>\r\n", b"250")
+        ask(clients, b"RCPT TO:<note@localhost>\r\n", b"250")
+        ask(clients, b"DATA\r\n", b"354")
         for _ in range(octets // len(_PIECE)):
             for each in clients:
                 each.sendall(_PIECE)
-        _ask(clients, b".\r\n", b"250")
+        ask(clients, b".\r\n", b"250")
 
 
 def _allow_many_files() -> None:
@@ -51,7 +51,8 @@ def _connection(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), _TIMEOUT)
 
 
-def _ask(clients: Sequence[socket.socket], command: bytes, wanted: bytes) -> None:
+def ask(clients: Sequence[socket.socket], command: bytes, wanted: bytes) -> None:
+    """Have each client say the same; raise BrokenBenchmark unless each reply begins as wanted."""
     for each in clients:
         each.sendall(command)
     for each in clients:

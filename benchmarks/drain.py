@@ -1,4 +1,4 @@
-"""`python -m benchmarks.drain by-hand|worker RECIPIENT COUNT`: time how a queue is drained."""
+"""`python -m benchmarks.drain by-hand|workers RECIPIENT COUNT`: time how a queue is drained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import uuid
 
 import django
 
-RAW = b"Subject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
+from benchmarks.load import token_of
+
+RAW = b"From: reader@client.test\r\nSubject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
 BATCH = 500
+LOOK_SECONDS = 0.02
 
 
 def fill(recipient: str, count: int) -> None:
@@ -20,7 +23,7 @@ def fill(recipient: str, count: int) -> None:
     mails = [
         NewMail(
             raw=RAW,
-            sender=f"{run}-{number}@client.test",
+            sender=f"{token_of(run, number)}@client.test",
             recipients=[recipient],
             protocol="ESMTP",
         )
@@ -30,25 +33,32 @@ def fill(recipient: str, count: int) -> None:
         Message.objects.store(mails[start : start + BATCH])
 
 
-def worker() -> None:
-    """Drain the queue as the worker does."""
-    from mailapp.lifecycle import living
-    from mailapp.models import INCOMING, Process
-    from mailapp.worker import drain
+def let_workers_drain() -> None:
+    """Let the workers that run have the queue, and return when they are done."""
+    from django.db import transaction
 
-    with living(Process.Kind.WORKER, INCOMING) as life:
-        drain(INCOMING, life)
+    from mailapp.models import INCOMING, Delivery, Queue
+    from mailapp.wakeup import notify
+
+    with transaction.atomic():
+        Queue.objects.get(name=INCOMING).resume()
+        notify(INCOMING)
+    mail = Delivery.objects.filter(queue=INCOMING)
+    while mail.due().exists() or mail.claimed().exists():
+        time.sleep(LOOK_SECONDS)
 
 
 def main(way: str, recipient: str, count: int) -> None:
     django.setup()
     from benchmarks import by_hand
     from mailapp import registry
+    from mailapp.models import INCOMING, Queue
 
     registry.sync()
+    Queue.objects.get(name=INCOMING).pause()
     fill(recipient, count)
     begin = time.perf_counter()
-    {"by-hand": by_hand.drain, "worker": worker}[way]()
+    {"by-hand": by_hand.drain, "workers": let_workers_drain}[way]()
     print(time.perf_counter() - begin)
 
 

@@ -1,7 +1,8 @@
-"""How much memory a program takes, with all its children, by Linux's /proc."""
+"""What memory and processor time a program takes, with all its children, by Linux's /proc."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ def megabytes(pid: int, what: str) -> float:
     return sum(_kilobytes(each, what) for each in tree(pid)) * 1024 / 1e6
 
 
+def processor_seconds(pid: int) -> float:
+    """Return what a process and all that descend from it have used so far."""
+    return sum(map(_ticks, tree(pid))) / os.sysconf("SC_CLK_TCK")
+
+
 def tree(pid: int) -> Iterator[int]:
     """Yield a process and all that descend from it."""
     yield pid
@@ -26,3 +32,9 @@ def tree(pid: int) -> Iterator[int]:
 def _kilobytes(pid: int, what: str) -> int:
     found = re.search(rf"^{what}:\s+(\d+) kB$", (PROC / f"{pid}/status").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0  # a child that has ended has none
+
+
+def _ticks(pid: int) -> int:
+    _, _, after_name = (PROC / f"{pid}/stat").read_text().rpartition(")")
+    user, system = after_name.split()[11:13]
+    return int(user) + int(system)

@@ -89,6 +89,15 @@ class Installation:
             *command, folder=self.folder, environment={**self.environment, **environment}
         )
 
+    @contextlib.contextmanager
+    def background(self, *command: str) -> Iterator[None]:
+        """Run a program, which need not be ready, until the block ends."""
+        with _process(*command, folder=self.folder, environment=self.environment) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
     def run(self, *command: str) -> str:
         """Run a program to its end and return what it printed."""
         done = subprocess.run(
@@ -136,31 +145,43 @@ def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iter
     and ends when the other end is closed.
     """
     ours, theirs = socket.socketpair()
-    with ours, (folder / "log").open("ab+") as log:
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, *command, str(theirs.fileno())],
-                cwd=ROOT,
-                env=os.environ | environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+    started = _process(*command, folder=folder, environment=environment, fd=theirs.fileno())
+    with started as process, ours:
+        theirs.close()
+        ready = ours.recv(4096).decode().strip()
+        if not ready:
+            said = (folder / "log").read_text(errors="replace")
+            raise BrokenBenchmark(f"{' '.join(command)} did not start:\n{said}")
+        yield Program(ready, process.pid)
+
+
+@contextlib.contextmanager
+def _process(
+    *command: str, folder: Path, environment: Mapping[str, str], fd: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program, which writes to the log in `folder`, and wait for its end after the block.
+
+    The number of the file descriptor `fd`, if there is one, is its last argument.
+    """
+    fds = [] if fd is None else [fd]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, *map(str, fds)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
         try:
-            ready = ours.recv(4096).decode().strip()
-            if not ready:
-                log.seek(0)
-                said = log.read().decode(errors="replace")
-                raise BrokenBenchmark(f"{' '.join(command)} did not start:\n{said}")
-            yield Program(ready, process.pid)
-        finally:
-            ours.close()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise BrokenBenchmark(f"{' '.join(command)} did not end") from None
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise BrokenBenchmark(f"{' '.join(command)} did not end") from None
 
 
 def medians(contestants: Mapping[str, Callable[[int], float]], seconds: float) -> dict[str, float]:
@@ -168,11 +189,19 @@ def medians(contestants: Mapping[str, Callable[[int], float]], seconds: float) -
 
     A contestant does something as often as it is asked and returns how long that took.
     """
-    counts = {name: _count_for(contestant, seconds) for name, contestant in contestants.items()}
+    return fixed_medians(
+        {name: (each, _count_for(each, seconds)) for name, each in contestants.items()}
+    )
+
+
+def fixed_medians(
+    contestants: Mapping[str, tuple[Callable[[int], float], int]],
+) -> dict[str, float]:
+    """As `medians`, but each contestant comes with how often it shall do it."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(ROUNDS):
-        for name, contestant in contestants.items():
-            rates[name].append(counts[name] / contestant(counts[name]))
+        for name, (contestant, count) in contestants.items():
+            rates[name].append(count / contestant(count))
     return {name: statistics.median(found) for name, found in rates.items()}
 
 

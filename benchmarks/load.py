@@ -75,17 +75,19 @@ def _by_smtp_source(address: str, load: Load, count: int) -> Span:
 
 def converse(address: str, load: Load, count: int) -> Span:
     """Send `count` messages, each with its own sender and Message-ID, by processes of our own."""
-    shares = [range(start, count, _PROCESSES) for start in range(min(_PROCESSES, count))]
-    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
-        run = uuid.uuid4().hex[:8]
-        jobs = [pool.submit(_send_share, address, load, run, share) for share in shares]
+    sessions = min(load.sessions, count)
+    shares = [range(session, count, sessions) for session in range(sessions)]
+    processes = min(_PROCESSES, sessions)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        client = _Client(address, load, uuid.uuid4().hex[:8])
+        jobs = [pool.submit(_send, client, shares[each::processes]) for each in range(processes)]
         spans = [job.result() for job in jobs]
     return Span(min(span.begin for span in spans), max(span.end for span in spans))
 
 
-def _send_share(address: str, load: Load, run: str, numbers: Sequence[int]) -> Span:
+def _send(client: _Client, shares: Sequence[Sequence[int]]) -> Span:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Client(address, load, run).send(numbers))
+        return runner.run(client.send(shares))
 
 
 def token_of(run: str, number: int) -> str:
@@ -101,12 +103,10 @@ class _Client:
         body = (b"x" * 78 + b"\r\n") * (load.size // 80)
         self.rest = b"Subject: benchmark\r\n\r\n" + body + b".\r\n"
 
-    async def send(self, numbers: Sequence[int]) -> Span:
-        sessions = max(self.load.sessions // _PROCESSES, 1)
+    async def send(self, shares: Sequence[Sequence[int]]) -> Span:
+        """Send each share in a session of its own, all at once."""
         begin = time.time()
-        await asyncio.gather(
-            *(self.send_over_one(numbers[start::sessions]) for start in range(sessions))
-        )
+        await asyncio.gather(*map(self.send_over_one, shares))
         return Span(begin, time.time())
 
     async def send_over_one(self, numbers: Sequence[int]) -> None:
@@ -114,7 +114,7 @@ class _Client:
         if not self.load.kept:
             for number in numbers:
                 await self.session([number])
-        elif numbers:
+        else:
             await self.session(numbers)
 
     async def session(self, numbers: Sequence[int]) -> None:
@@ -135,7 +135,9 @@ class _Client:
             await ask(f"MAIL FROM:<{token}@client.test>\r\n".encode(), b"250")
             await ask(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
             await ask(b"DATA\r\n", b"354")
-            writer.write(f"Message-ID: <{token}@client.test>\r\n".encode())
+            writer.write(
+                f"From: {token}@client.test\r\nMessage-ID: <{token}@client.test>\r\n".encode()
+            )
             await ask(self.rest, b"250")
         await ask(b"QUIT\r\n", b"221")
         writer.close()

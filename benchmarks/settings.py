@@ -11,4 +11,9 @@ INSTALLED_APPS = [
     "benchmarks",
     *(app for app in PROJECT_APPS if not app.startswith("examples.")),
 ]
-MAIL = {**PROJECT_MAIL, "RECEIVER_PROCESSES": int(os.environ.get("MAIL_RECEIVER_PROCESSES", "1"))}
+MAIL = {
+    **PROJECT_MAIL,
+    "RECEIVER_PROCESSES": int(os.environ.get("MAIL_RECEIVER_PROCESSES", "1")),
+    "ENGINE": os.environ.get("MAIL_ENGINE", "local"),
+}
+CELERY_BROKER_URL = os.environ.get("MAIL_BROKER")

@@ -1,5 +1,6 @@
 """The benchmarks run and measure what they say; how fast is nobody's business here."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,29 @@ from benchmarks.footprint import PEAK, PROC, megabytes, tree
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--database=sqlite://"]
+TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--alone=2", "--backlog=20"]
+WITHOUT_SALMON = {**os.environ, "PIP_NO_INDEX": "1"}
+
+
+def bench(name: str, url: str) -> str:
+    """Run one benchmark, as short as can be, and return what it prints."""
+    program = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--database", url, "--only", name, *TINY],
+        cwd=ROOT,
+        env=WITHOUT_SALMON,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert program.returncode == 0, program.stderr
+    return program.stdout
+
+
+def figures(row: str, printed: str) -> list[float]:
+    """Return the figures of the row that begins like this."""
+    found = re.search(rf"^{row}((?: +(?:[\d.]+|-))+)$", printed, re.MULTILINE)
+    assert found, printed
+    return [float(figure) for figure in found[1].split() if figure != "-"]
 
 
 @pytest.mark.parametrize(
@@ -22,23 +45,28 @@ TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--database
         ("stored", ["SQLite"]),
         ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
         ("conversations", ["SQLite"]),
-        ("backlog", ["state and answer, by hand", "state and answer, worker"]),
+        ("waking", ["from the final dot.*", "the same.*"]),
+        ("backlog", ["state and answer, by hand", "state and answer, one worker"]),
     ],
 )
 def test_each_benchmark_prints_its_figures(name, rows):
-    program = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--only", name, *TINY],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    printed = bench(name, "sqlite://")
 
-    assert program.returncode == 0, program.stderr
     for row in rows:
-        found = re.search(rf"^{row}((?: +[\d.]+)+)$", program.stdout, re.MULTILINE)
-        assert found, program.stdout
-        assert all(float(figure) > 0 for figure in found[1].split()), program.stdout
+        assert all(figure > 0 for figure in figures(row, printed)), printed
+
+
+def test_celery_is_held_against_a_worker_of_ours(db):
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        pytest.skip("of PostgreSQL")
+
+    printed = bench("engines", os.environ["DATABASE_URL"])
+
+    local, celery, _, _ = figures("PostgreSQL", printed)
+    assert local > 0
+    assert celery > 0
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="there is no /proc")
