@@ -16,6 +16,11 @@ def keep_no_queries() -> None:
     settings.DEBUG = False
 
 
+def database_away(error: OperationalError) -> CommandError:
+    """Say in one line why a process cannot start, or go on."""
+    return CommandError(f"The database does not answer: {one_line(str(error))}")
+
+
 def check() -> None:
     """Say in one line what would keep every process from starting, as CommandError."""
     try:
@@ -25,4 +30,4 @@ def check() -> None:
         registry.sync()
         registry.current_router()  # raises BadRoute
     except OperationalError as error:
-        raise CommandError(f"The database does not answer: {one_line(str(error))}") from error
+        raise database_away(error) from error

@@ -110,7 +110,12 @@ def held_by_storer(receiver: int) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a lock that is left behind is free, and as good as none
+        path.unlink()
 
 
 def _wait_for_storer(receiver: int) -> None:
@@ -119,7 +124,7 @@ def _wait_for_storer(receiver: int) -> None:
     with contextlib.suppress(FileNotFoundError), path.open() as file:
         while not _is_free(file) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def _is_free(file: TextIO) -> bool:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
 
 from mailapp import devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
-from mailapp.management.starting import check, keep_no_queries
+from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.receiver import catcher, storer
 from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
@@ -55,6 +56,8 @@ class Command(BaseCommand):
             sys.exit(1)  # the part has said why
         except MailError as error:
             raise CommandError(str(error)) from error
+        except OperationalError as error:
+            raise database_away(error) from error
 
     def _run(self, part: str | None, supervisor_fd: int | None) -> None:
         if supervisor_fd is None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection
+from django.db import OperationalError, connection
 
 from mailapp import worker
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart, MailError
-from mailapp.management.starting import check, keep_no_queries
+from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.models import INCOMING, Queue
 from mailapp.supervisor import Supervisor, supervised
 
@@ -47,6 +47,8 @@ class Command(BaseCommand):
             sys.exit(1)  # the worker has said why
         except MailError as error:
             raise CommandError(str(error)) from error
+        except OperationalError as error:
+            raise database_away(error) from error
 
     def _supervise(self, queue: str, processes: int) -> None:
         check()
