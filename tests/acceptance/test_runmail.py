@@ -192,3 +192,21 @@ def test_each_part_can_run_alone_and_ends_at_a_signal(project, part):
     _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert b"Traceback" not in errors
+
+
+def test_receiver_in_which_something_hangs_ends_when_its_time_is_up(project):
+    installation = project(DJANGO_SETTINGS_MODULE="tests.acceptance.short_drain_settings", WEB="")
+    os.mkfifo(installation.folder / "gate")
+    program = installation.start("runmail", "--only", "receiver", until="")
+    host, _, port = installation.receiver.rpartition(":")
+    wait_until(lambda: accepts(installation.receiver))
+
+    with smtplib.SMTP(host, int(port), timeout=DEADLINE) as client:
+        client.ehlo()
+        client.mail("")
+        client.putcmd("RCPT", "TO:<mail-ask@localhost>")
+        wait_until(lambda: list(installation.folder.glob("waits.*")))
+        code = program.stop()
+        client.close()
+
+    assert code == -signal.SIGALRM
