@@ -50,6 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how often to end PostgreSQL as a crash does while mail comes in, and start it again",
     )
     parser.addoption(
+        "--failpoints",
+        choices=["together", "each"],
+        default="together",
+        help="let all that can fail once do so under the same mails, or then each alone, too",
+    )
+    parser.addoption(
         "--fuzz-seconds",
         type=float,
         help="how long to try random input, in all the tests of it that run (-m fuzz) together; "
