@@ -9,18 +9,31 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import backlog, conversations, engines, memory, receivers, receiving, stored, waking
+from benchmarks import (
+    backlog,
+    cleaning,
+    conversations,
+    engines,
+    memory,
+    receivers,
+    receiving,
+    stored,
+    waking,
+)
 from benchmarks.harness import ROUNDS, BrokenBenchmark, Server, database_servers
 from benchmarks.load import SMTP_SOURCE
 
 BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = {
     "receiving": lambda servers, options: receiving.measure(servers, options.seconds),
     "receivers": lambda servers, options: receivers.measure(servers, options.seconds),
-    "stored": lambda servers, options: stored.measure(servers, options.seconds, options.stored),
+    "stored": lambda servers, options: stored.measure(
+        servers, options.seconds, options.stored, options.backlog
+    ),
     "memory": lambda servers, options: memory.measure(servers, options.large, options.idle),
     "conversations": lambda servers, options: conversations.measure(servers, options.seconds),
     "waking": lambda servers, options: waking.measure(servers, options.seconds, options.alone),
     "backlog": lambda servers, options: backlog.measure(servers, options.backlog),
+    "cleaning": lambda servers, options: cleaning.measure(servers, options.seconds, options.old),
     "engines": lambda servers, options: engines.measure(servers, options.backlog),
 }
 
@@ -56,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         "--backlog",
         type=int,
         default=20_000,
-        help="mails that wait, for `backlog` and `engines`; default: 20000",
+        help="mails that wait, for `backlog`, `engines` and `stored`; default: 20000",
+    )
+    parser.add_argument(
+        "--old", type=int, default=100_000, help="mails to remove, for `cleaning`; default: 100000"
     )
     parser.add_argument(
         "--alone", type=int, default=200, help="mails that come alone, for `waking`; default: 200"

@@ -32,13 +32,18 @@ def crowd(address: str, count: int) -> Iterator[Sequence[socket.socket]]:
 def send_at_once(address: str, count: int, octets: int) -> None:
     """Send large mails, of which none has its end before all are there but for their ends."""
     with crowd(address, count) as clients:
-        ask(clients, b"MAIL FROM:<reader@client.test>\r\n", b"250")
-        ask(clients, b"RCPT TO:<note@localhost>\r\n", b"250")
-        ask(clients, b"DATA\r\n", b"354")
+        begin_mail(clients, "reader@client.test", "note@localhost")
         for _ in range(octets // len(_PIECE)):
             for each in clients:
                 each.sendall(_PIECE)
         ask(clients, b".\r\n", b"250")
+
+
+def begin_mail(clients: Sequence[socket.socket], sender: str, recipient: str) -> None:
+    """Have each client say all that comes before the content."""
+    ask(clients, f"MAIL FROM:<{sender}>\r\n".encode(), b"250")
+    ask(clients, f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
+    ask(clients, b"DATA\r\n", b"354")
 
 
 def _allow_many_files() -> None:

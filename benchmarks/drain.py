@@ -8,9 +8,8 @@ import uuid
 
 import django
 
-from benchmarks.load import token_of
+from benchmarks.load import CONTENT, token_of
 
-RAW = b"From: reader@client.test\r\nSubject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
 BATCH = 500
 LOOK_SECONDS = 0.02
 
@@ -22,7 +21,7 @@ def fill(recipient: str, count: int) -> None:
     run = uuid.uuid4().hex[:8]
     mails = [
         NewMail(
-            raw=RAW,
+            raw=CONTENT,
             sender=f"{token_of(run, number)}@client.test",
             recipients=[recipient],
             protocol="ESMTP",

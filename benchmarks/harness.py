@@ -90,11 +90,11 @@ class Installation:
         )
 
     @contextlib.contextmanager
-    def background(self, *command: str) -> Iterator[None]:
-        """Run a program, which need not be ready, until the block ends."""
+    def background(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a program, which need not be ready, until the block ends or it does."""
         with _process(*command, folder=self.folder, environment=self.environment) as process:
             try:
-                yield
+                yield process
             finally:
                 process.terminate()
 

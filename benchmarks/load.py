@@ -19,6 +19,7 @@ import uvloop
 from benchmarks.harness import BrokenBenchmark
 
 SMTP_SOURCE = shutil.which("smtp-source") or shutil.which("/usr/sbin/smtp-source")
+CONTENT = b"From: reader@client.test\r\nSubject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
 _PROCESSES = 2
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from benchmarks.crowd import crowd, send_at_once
 from benchmarks.footprint import NOW, PEAK, PROC, megabytes
 from benchmarks.harness import Server, installation, print_table
+from benchmarks.load import CONTENT
 
 LARGE_OCTETS = 25_000_000
 IDLE_PER_TRANSACTION = 10
-MAIL = b"Subject: benchmark\r\n\r\n" + (b"x" * 78 + b"\r\n") * 51
 
 
 def measure(servers: Sequence[Server], large: int, idle: int) -> None:
@@ -60,5 +60,5 @@ def _transaction(address: str) -> float:
     host, _, port = address.rpartition(":")
     begin = time.perf_counter()
     with smtplib.SMTP(host, int(port), local_hostname="client.test") as client:
-        client.sendmail("reader@client.test", ["note@localhost"], MAIL)
+        client.sendmail("reader@client.test", ["note@localhost"], CONTENT)
         return time.perf_counter() - begin

@@ -9,16 +9,12 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from benchmarks.conversations import running_office
-from benchmarks.crowd import ask, crowd
+from benchmarks.crowd import ask, begin_mail, crowd
 from benchmarks.footprint import PROC, processor_seconds
 from benchmarks.harness import Program, Server, print_table
+from benchmarks.load import CONTENT
 from benchmarks.sink import Sink, running_sink
 
-MAIL = (
-    b"From: reader@client.test\r\nSubject: benchmark\r\n\r\n"
-    + (b"x" * 78 + b"\r\n") * 51
-    + b".\r\n"
-)
 PAUSES = (0.05, 0.2)  # seconds between two mails: longer than it takes to become idle, and uneven
 
 
@@ -53,11 +49,9 @@ def _waits(receiver: str, sink: Sink, mails: int) -> Iterator[float]:
     with crowd(receiver, 1) as client:
         for number in range(mails):
             time.sleep(random.uniform(*PAUSES))
-            ask(client, f"MAIL FROM:<reader-{number}@client.test>\r\n".encode(), b"250")
-            ask(client, b"RCPT TO:<talk@localhost>\r\n", b"250")
-            ask(client, b"DATA\r\n", b"354")
+            begin_mail(client, f"reader-{number}@client.test", "talk@localhost")
             before, begin = sink.count, time.time()
-            ask(client, MAIL, b"250")
+            ask(client, CONTENT + b".\r\n", b"250")
             yield sink.wait_for(before + 1) - begin
 
 

@@ -12,7 +12,10 @@ from benchmarks.footprint import PEAK, PROC, megabytes, tree
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--seconds=0.01", "--stored=1000", "--large=2", "--idle=50", "--alone=2", "--backlog=20"]
+TINY = [
+    *("--seconds=0.01", "--backlog=20", "--stored=1000", "--old=200"),
+    *("--large=2", "--idle=50", "--alone=2"),
+]
 WITHOUT_SALMON = {**os.environ, "PIP_NO_INDEX": "1"}
 
 
@@ -46,6 +49,7 @@ def figures(row: str, printed: str) -> list[float]:
         ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
         ("conversations", ["SQLite"]),
         ("waking", ["from the final dot.*", "the same.*"]),
+        ("cleaning", ["SQLite, nothing else", "SQLite, removing"]),
         ("backlog", ["state and answer, by hand", "state and answer, one worker"]),
     ],
 )

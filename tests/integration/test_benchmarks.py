@@ -3,25 +3,37 @@
 import pytest
 
 from benchmarks.fill import fill
-from mailapp.models import INCOMING, Delivery, Message, NewMail
+from mailapp import housekeeping
+from mailapp.models import INCOMING, Conversation, Delivery, Message, NewMail
 
 COUNT = 60
+HANDLER = "mailapp.handlers.log"
 
 pytestmark = pytest.mark.django_db(transaction=True, reset_sequences=True)
 
 
 def test_it_holds_different_mails_that_are_done():
-    fill(COUNT)
+    fill(COUNT, HANDLER)
 
     messages = Message.objects.select_related("raw_message")
     assert len({message.message_id for message in messages}) == COUNT
     assert all(message.size == len(message.raw) for message in messages)
     assert Delivery.objects.filter(status=Delivery.Status.DONE).count() == COUNT
     assert not Delivery.objects.filter(queue=INCOMING).due().exists()
+    assert Conversation.objects.values("person").distinct().count() == COUNT
+
+
+def test_what_was_done_long_ago_is_removed():
+    fill(COUNT, HANDLER, days=40)
+
+    removed = housekeeping.clean()
+
+    assert removed["deliveries"] == COUNT
+    assert not Message.objects.exists()
 
 
 def test_it_takes_more_mail():
-    fill(COUNT)
+    fill(COUNT, HANDLER)
 
     Message.objects.store([NewMail(raw=b"", sender="", recipients=["note@localhost"])])
 
