@@ -1,23 +1,26 @@
 """From a delivery to its handler and on to the next state: the only place where states move.
 
-`plan` chooses the functions, `perform` runs them, `record` writes the moves in the caller's
-transaction, in which the caller also stores the mail and the end of the delivery.
+`plan` chooses the functions, `perform` runs them, `Conversations.write` writes the moves of a
+batch in the caller's transaction, in which the caller also stores the mail and the end of each
+delivery.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from mailapp import outbox, registry
-from mailapp.errors import ConversationMoved, NotAState, NotHandled
+from mailapp.errors import NotAState, NotHandled
 from mailapp.models import Conversation, Delivery, Timer, Transition
+from mailapp.models.insert import insert
 from mailapp.outbox import Collected
 from mailapp.request import ConversationRequest, MailRequest
 from mailapp.routing import ERROR, START, HandlerModule, Match, Router, TimerFunction, Timers
@@ -34,10 +37,21 @@ class Move:
     cause: str = Transition.Cause.MAIL
     duration: float = 0  #: seconds that the state function ran
     stays: bool = False  #: where it is, so that its timers go on
+    delivery: int | None = None  #: id of the one that caused it
+    operator: int | None = None  #: id of the user who caused it
+
+    @property
+    def leaves_a_trace(self) -> bool:
+        """False for a person in START who never left it: no row."""
+        conversation = self.conversation
+        return not (conversation.pk is None and self.to_state == START and not conversation.data)
 
 
 class Conversations:
-    """Conversations as a transaction sees them: those of the people in a batch in one query.
+    """Conversations as a transaction sees them.
+
+    Those of the people in a batch are read in one query, and their moves written together:
+    call `write` before anybody looks for them in the database, and before the commit.
 
     A run that fails may have changed what it was given; then its person's are forgotten.
     """
@@ -46,6 +60,7 @@ class Conversations:
         self._people = set(people)
         rows = Conversation.objects.filter(person__in=self._people, key="")
         self._found = {(row.handler_id, row.person): row for row in rows}
+        self._unwritten: list[Move] = []
 
     def find(self, handler: HandlerModule, request: MailRequest) -> Conversation:
         """The person's conversation with this handler; a new one, in START, has no row yet."""
@@ -62,6 +77,20 @@ class Conversations:
     def forget(self, person: str) -> None:
         """Look up this person's conversations anew from now on."""
         self._people.discard(person)
+
+    def keep(self, effects: Effects) -> None:
+        """Have the moves of a run written with the next ones of the transaction."""
+        self._unwritten += effects.moves
+
+    def write_for(self, person: str) -> None:
+        """Write all moves that are kept if one of them is this person's, who writes again."""
+        if any(move.conversation.person == person for move in self._unwritten):
+            self.write()
+
+    def write(self) -> None:
+        """Write the moves that are kept, as the function `write` does."""
+        moves, self._unwritten = self._unwritten, []
+        write(moves)
 
 
 @dataclass
@@ -97,11 +126,10 @@ class Plan:
 
 @dataclass
 class Effects:
-    """What a run of state functions has caused, until `record` writes it."""
+    """What a run of state functions has caused, until it is written."""
 
     posted: Collected
     moves: list[Move] = field(default_factory=list)
-    transitions: list[Transition] = field(default_factory=list)  #: of `record`, not saved yet
 
 
 def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Plan:
@@ -129,7 +157,7 @@ def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Pl
 
 
 def perform(plan: Plan) -> Effects:
-    """Run the functions of a plan. What they raise is raised, and nothing is to be recorded."""
+    """Run the functions of a plan. What they raise is raised, and nothing is to be written."""
     request = plan.request
     with outbox.collecting(request.delivery.pk) as posted:
         for match in plan.stateless:
@@ -147,6 +175,7 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     begin = time.perf_counter()
     returned = match.state.function(plan.request, **match.captures)
     duration = time.perf_counter() - begin
+    json.dumps(conversation.data)  # raises for this mail what the whole batch would fail of
 
     stays = Move(
         conversation,
@@ -155,13 +184,21 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
         conversation.state,
         duration=duration,
         stays=True,
+        delivery=plan.request.delivery.pk,
     )
     if returned is None:
         return [stays]
     handler, state = plan.router.state(returned)
     own = handler.row == match.handler.row
     goes = conversation if own else plan.conversations.find(handler, plan.request)
-    moved = Move(goes, handler.timers, goes.state, state.name, duration=duration)
+    moved = Move(
+        goes,
+        handler.timers,
+        goes.state,
+        state.name,
+        duration=duration,
+        delivery=plan.request.delivery.pk,
+    )
     return [moved] if own or conversation.data == before else [stays, moved]
 
 
@@ -181,6 +218,7 @@ def enter_error(failed: Plan) -> Effects | None:
         conversation.state,
         ERROR,
         cause=Transition.Cause.ERROR,
+        delivery=failed.request.delivery.pk,
     )
     return Effects(Collected(), [move])
 
@@ -197,7 +235,7 @@ def perform_error(failed: Plan) -> Effects:
 
 
 def ring(timed: TimerFunction, conversation: Conversation, router: Router) -> Effects:
-    """Run the function of a timer. What it raises is raised, and nothing is to be recorded.
+    """Run the function of a timer. What it raises is raised, and nothing is to be written.
 
     It moves its own conversation alone; raise NotAState for a state of another module.
     """
@@ -220,73 +258,30 @@ def ring(timed: TimerFunction, conversation: Conversation, router: Router) -> Ef
     return Effects(posted, [move])
 
 
-def record_ring(timer: Timer, effects: Effects) -> None:
-    """Write what a timer caused, as `record` does, and that it has run."""
-    _write_all(effects)
-    timer.delete()
+def write(moves: Iterable[Move]) -> None:
+    """Write where conversations are now, their timers and their history.
 
-
-def record(plan: Plan, effects: Effects) -> None:
-    """Write the moves in the current transaction; their history and mail are left to the caller.
-
-    Raise ConversationMoved when somebody else moved a conversation meanwhile; the
-    transaction is of no use then.
+    Each conversation moves once, in the current transaction. Raise ConversationMoved when
+    somebody else moved one meanwhile; the transaction is of no use then.
     """
-    _write_all(effects, plan.request.delivery)
+    moves = [move for move in moves if move.leaves_a_trace]
+    if not moves:
+        return
+    now = timezone.now()
+    for move in moves:
+        move.conversation.state = move.to_state
+        move.conversation.updated_at = now
+        move.conversation.version += 1
+    Conversation.objects.store([move.conversation for move in moves])
+    _set_timers([move for move in moves if move.timers and not move.stays])
+    _write_history(moves)
 
 
-def _write_all(effects: Effects, delivery: Delivery | None = None) -> None:
-    written = (_write(move, delivery) for move in effects.moves)
-    effects.transitions = [transition for transition in written if transition]
-
-
-def _write(move: Move, delivery: Delivery | None = None, operator: Any = None) -> Transition | None:
-    """Write where a conversation is now; return its history's next row, unsaved."""
-    conversation = move.conversation
-    if conversation.pk is None and move.to_state == START and not conversation.data:
-        return None
-    conversation.state = move.to_state
-    conversation.updated_at = timezone.now()
-    conversation.version += 1
-    if conversation.pk is None:
-        _insert(conversation)
-    else:
-        _update(conversation)
-    if move.timers and not move.stays:
-        _set_timers(move)
-    return Transition(
-        conversation=conversation,
-        cause=move.cause,
-        delivery=delivery,
-        operator=operator,
-        from_state=move.from_state,
-        to_state=move.to_state,
-        duration=move.duration,
-    )
-
-
-def _insert(conversation: Conversation) -> None:
-    try:
-        conversation.save(force_insert=True)
-    except IntegrityError as error:
-        raise ConversationMoved(str(conversation)) from error
-
-
-def _update(conversation: Conversation) -> None:
-    unmoved = Conversation.objects.filter(pk=conversation.pk, version=conversation.version - 1)
-    if not unmoved.update(
-        state=conversation.state,
-        data=conversation.data,
-        version=conversation.version,
-        updated_at=conversation.updated_at,
-    ):
-        raise ConversationMoved(str(conversation))
-
-
-def _set_timers(move: Move) -> None:
-    """Stop the timers of the state that was left, and start those of the one that was entered."""
-    if move.from_state in move.timers:
-        Timer.objects.filter(conversation=move.conversation).delete()
+def _set_timers(moves: Sequence[Move]) -> None:
+    """Stop the timers of the states that were left, and start those of the ones entered."""
+    left = [move.conversation.pk for move in moves if move.from_state in move.timers]
+    if left:
+        Timer.objects.filter(conversation__in=left).delete()
     Timer.objects.bulk_create(
         Timer(
             conversation=move.conversation,
@@ -294,7 +289,39 @@ def _set_timers(move: Move) -> None:
             function=timed.name,
             due_at=move.conversation.updated_at + timed.delay,
         )
+        for move in moves
         for timed in move.timers.get(move.to_state, ())
+    )
+
+
+_HISTORY = (
+    "conversation_id",
+    "cause",
+    "delivery_id",
+    "operator_id",
+    "from_state",
+    "to_state",
+    "at",
+    "duration",
+)
+
+
+def _write_history(moves: Sequence[Move]) -> None:
+    stamp = connection.ops.adapt_datetimefield_value
+    insert(Transition, _HISTORY, connection.alias).rows(
+        [
+            (
+                move.conversation.pk,
+                str(move.cause),
+                move.delivery,
+                move.operator,
+                move.from_state,
+                move.to_state,
+                stamp(move.conversation.updated_at),
+                move.duration,
+            )
+            for move in moves
+        ]
     )
 
 
@@ -310,7 +337,7 @@ def move(conversation: Conversation, to_state: str, *, operator: Any) -> None:
         conversation.state,
         to_state,
         Transition.Cause.OPERATOR,
+        operator=operator.pk,
     )
     with transaction.atomic():
-        if transition := _write(by_hand, operator=operator):
-            transition.save()
+        write([by_hand])

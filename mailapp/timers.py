@@ -13,7 +13,7 @@ from mailapp import containment, dispatch, failures, outbox, registry
 from mailapp.conf import mail_settings
 from mailapp.errors import ConversationMoved, LostTooOften
 from mailapp.lifecycle import Life
-from mailapp.models import INCOMING, Timer, Transition
+from mailapp.models import INCOMING, Timer
 from mailapp.routing import Router
 
 
@@ -75,8 +75,8 @@ def _run(timer: Timer, router: Router) -> None:
     with transaction.atomic() if atomic else contextlib.nullcontext():
         effects = dispatch.ring(timed, conversation, router)
         with transaction.atomic():
-            dispatch.record_ring(timer, effects)
-            Transition.objects.bulk_create(effects.transitions)
+            dispatch.write(effects.moves)
+            timer.delete()
             outbox.store(effects.posted)
             failures.let_hooks_fail_alone()
 

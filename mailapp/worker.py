@@ -1,8 +1,8 @@
 """The loop that works a queue with handlers: claim, dispatch, settle. And timers in between.
 
-A batch is one transaction with a savepoint for each delivery, so that one bad mail does not
-take the others down. Functions that asked for it run outside, alone, and so does a mail
-whose last try ended with its process.
+A batch is one transaction, with a savepoint for each delivery whose handler touches the
+database, so that one bad mail does not take the others down. Functions that asked for it run
+outside, alone, and so does a mail whose last try ended with its process.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ from mailapp.errors import (
     WorkLost,
 )
 from mailapp.lifecycle import Life, living, release_dead
-from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process, Transition
+from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
 from mailapp.routing import Router
+from mailapp.savepoint import SavepointOnDemand
 from mailapp.wakeup import listen
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _how_many_together(batch: Sequence[Delivery]) -> int:
 
 def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
     """Work the head of the batch in one transaction; return how many deliveries that were."""
-    turn = _Turn(router)
+    turn = _Turn(router, dispatch.Conversations())
     try:
         with transaction.atomic():
             turn.work(batch)
@@ -174,12 +175,11 @@ def _one_by_one(failed: _Turn, error: Exception) -> None:
 
 def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     """Run functions that asked for no transaction; what they cause is stored in one."""
-    turn, started_at = _Turn(router), timezone.now()
+    turn, started_at = _Turn(router, plan.conversations), timezone.now()
     containment.start_clock()
     try:
         effects = dispatch.perform(plan)
         with transaction.atomic():
-            dispatch.record(plan, effects)
             turn.done(plan, effects, started_at)
             turn.settle()
             failures.let_hooks_fail_alone()
@@ -191,7 +191,7 @@ def _settle_failure(
     delivery: Delivery, router: Router, error: BaseException, plan: dispatch.Plan | None
 ) -> None:
     connection.close_if_unusable_or_obsolete()
-    turn = _Turn(router)
+    turn = _Turn(router, dispatch.Conversations())
     try:
         if isinstance(error, ClaimLost):
             raise error
@@ -205,21 +205,21 @@ def _settle_failure(
 class _Turn:
     """Deliveries that end in one transaction: how each ended, and what they cause."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, conversations: dispatch.Conversations) -> None:
         self.router = router
+        self.conversations = conversations
         self.tried: list[Delivery] = []
-        self.conversations = dispatch.Conversations()
         self.plan: dispatch.Plan | None = None  #: of the delivery that was tried last
         self.outside: dispatch.Plan | None = None  #: found on the way; runs after the commit
         self.outcomes: dict[Delivery, Outcome] = {}
         self.posted = Collected()
-        self.transitions: list[Transition] = []
 
     def work(self, batch: Sequence[Delivery]) -> None:
         """Try deliveries in order until the time is up or one must run outside."""
         end = monotonic() + mail_settings().BATCH_SECONDS
         self.conversations = dispatch.Conversations(delivery.person for delivery in batch)
         for delivery in batch:
+            self.conversations.write_for(delivery.person)
             self._attempt(delivery)
             if self.outside or monotonic() > end:
                 break
@@ -229,7 +229,7 @@ class _Turn:
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:
-            with transaction.atomic():
+            with SavepointOnDemand(self.conversations.write):
                 if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
@@ -239,7 +239,6 @@ class _Turn:
                     self.outside = plan
                     return
                 effects = dispatch.perform(plan)
-                dispatch.record(plan, effects)
                 if transaction.get_rollback():
                     raise WorkLost
         except (Exception, SystemExit) as error:
@@ -251,7 +250,8 @@ class _Turn:
             self.done(plan, effects, started_at)
 
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
-        self._keep(effects)
+        self.conversations.keep(effects)
+        self.posted.add(effects.posted)
         if plan.line:
             Place.objects.leave([plan.request.delivery.pk])
         self.outcomes[plan.request.delivery] = Outcome(
@@ -260,10 +260,6 @@ class _Turn:
             handler=plan.handler,
             started_at=started_at,
         )
-
-    def _keep(self, effects: dispatch.Effects) -> None:
-        self.posted.add(effects.posted)
-        self.transitions += effects.transitions
 
     def fail(
         self,
@@ -312,14 +308,14 @@ class _Turn:
                     effects = step(plan)
                     if effects is None:
                         return
-                    dispatch.record(plan, effects)
-                self._keep(effects)
+                    dispatch.write(effects.moves)
+                self.posted.add(effects.posted)
         except (Exception, SystemExit):
             logger.exception("ERROR itself failed for delivery %d", plan.request.delivery.pk)
 
     def settle(self) -> None:
-        """Store the mail and the ends of all deliveries; raise ClaimLost if one was not ours."""
-        Transition.objects.bulk_create(self.transitions)
+        """Store the states, the mail and the ends of all; raise ClaimLost if one was not ours."""
+        self.conversations.write()
         outbox.store(self.posted)
         Delivery.objects.settle(self.outcomes)
 

@@ -2,14 +2,66 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from django.conf import settings
-from django.db import models
+from django.db import connections, models
 from django.utils import timezone
 
+from mailapp.errors import ConversationMoved
 from mailapp.mime import visible
 from mailapp.routing import START
 
 from .handler import Handler
+from .insert import insert
+
+_IDENTITY = ("handler_id", "person", "key")
+_CHANGES = ("state", "data", "version", "updated_at")
+
+
+class ConversationQuerySet(models.QuerySet["Conversation"]):
+    def store(self, conversations: Sequence[Conversation]) -> None:
+        """Write conversations that have each gone one version further, in one statement.
+
+        Raise ConversationMoved if one is no longer as it was read, or is there though it was not.
+        """
+        upsert = insert(Conversation, ("created_at", *_IDENTITY, *_CHANGES), self.db)
+        keys = upsert.returning_keys([self._row(each) for each in conversations], self._unmoved())
+        if len(keys) < len(conversations):
+            raise ConversationMoved(f"{len(conversations) - len(keys)} of {len(conversations)}")
+        for conversation, key in zip(conversations, keys, strict=True):
+            if conversation.pk not in (None, key):  # removed and made again meanwhile
+                raise ConversationMoved(str(conversation))
+            conversation.pk = key
+
+    def _row(self, conversation: Conversation) -> tuple[object, ...]:
+        stamp = connections[self.db].ops.adapt_datetimefield_value
+        return (
+            stamp(conversation.created_at),
+            conversation.handler_id,
+            conversation.person,
+            conversation.key,
+            conversation.state,
+            json.dumps(conversation.data),
+            conversation.version,
+            stamp(conversation.updated_at),
+        )
+
+    def _unmoved(self) -> str:
+        """The clause by which a row that is there is changed if it is still as it was read.
+
+        When it was made is part of that: two who begin the same conversation do not both win.
+        """
+        quote = connections[self.db].ops.quote_name
+        identity = ", ".join(map(quote, _IDENTITY))
+        changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in _CHANGES)
+        table = quote(Conversation._meta.db_table)
+        return (
+            f"ON CONFLICT ({identity}) DO UPDATE SET {changes} "
+            f"WHERE {table}.version = excluded.version - 1 "
+            f"AND {table}.created_at = excluded.created_at"
+        )
 
 
 class Conversation(models.Model):
@@ -27,6 +79,8 @@ class Conversation(models.Model):
     version = models.PositiveIntegerField(default=0, help_text="Counts the changes of this row.")
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
+
+    objects = ConversationQuerySet.as_manager()
 
     class Meta:
         permissions = [("move_conversation", "Can move conversation to another state")]

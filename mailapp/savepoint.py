@@ -1,0 +1,75 @@
+"""A savepoint that costs nothing to those who do not touch the database."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from django.db import DatabaseError, Error, connection, transaction
+
+
+class SavepointOnDemand:
+    """As `transaction.atomic()` within a transaction, but begun with the first statement.
+
+    `before` is called ahead of it and is no part of it. When that fails, the whole transaction
+    is marked for rollback, even if whoever made the statement catches what is raised.
+
+    It sees what goes through Django's cursors: not `callproc`, nor the COPY of psycopg.
+    """
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
+        self._begun = False
+        self._spoilt = False
+        self._savepoint: str | None = None
+        self._hooks = len(connection.run_on_commit)
+        self._watch = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        self._watch.enter_context(connection.execute_wrapper(self._execute))
+
+    def _execute(self, execute: Callable[..., Any], *statement: Any) -> Any:
+        if not self._begun:
+            self._begun = True
+            self._begin()
+        return execute(*statement)
+
+    def _begin(self) -> None:
+        try:
+            self._before()
+        except BaseException:
+            self._spoilt = True
+            raise
+        self._savepoint = transaction.savepoint()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._watch.close()
+        if self._spoilt:
+            transaction.set_rollback(True)
+        elif connection.closed_in_transaction:
+            pass  # the database has dropped everything, and the flag says so
+        elif kind is None and not transaction.get_rollback():
+            self._keep()
+        else:
+            self._undo()
+
+    def _keep(self) -> None:
+        if self._savepoint is None:
+            return
+        try:
+            transaction.savepoint_commit(self._savepoint)
+        except DatabaseError:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        del connection.run_on_commit[self._hooks :]
+        transaction.set_rollback(False)
+        if self._savepoint is None:
+            return
+        try:
+            transaction.savepoint_rollback(self._savepoint)
+            transaction.savepoint_commit(self._savepoint)  # forget it
+        except Error:
+            transaction.set_rollback(True)
