@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from django.utils import timezone
@@ -24,16 +24,23 @@ class Mailing:
     deliveries: list[Delivery]
     stored: RawMessage | None = None  #: loaded when it is its turn
 
+    def split(self, recipients: Container[str]) -> tuple[Mailing, Mailing]:
+        """Part it in two: one to these recipients, and one to the others."""
+        to_them = [each for each in self.deliveries if each.recipient in recipients]
+        to_others = [each for each in self.deliveries if each.recipient not in recipients]
+        return replace(self, deliveries=to_them), replace(self, deliveries=to_others)
+
 
 @dataclass(eq=False)
 class Sent:
-    """What became of a mailing."""
+    """What became of a mailing in one transaction with the smart host."""
 
     mailing: Mailing
     head: bytes = b""  #: the header section, for the report of a failure
     replies: dict[str, Reply] = field(default_factory=dict)  #: of recipients that got one
     trouble: MailError | None = None  #: with the smart host; why others got none
     error: str = ""  #: a traceback of our own; why others got none
+    rest: Mailing | None = None  #: whom one transaction could not hold
     started_at: datetime = field(default_factory=timezone.now)
     ended_at: datetime = field(default_factory=timezone.now)
 

@@ -24,20 +24,34 @@ logger = logging.getLogger(__name__)
 class Senders:
     """A few threads that take mailings in order and keep what became of them.
 
-    When one meets trouble with the smart host all halt, until mailings are given anew.
+    A crash repeats what is sent and not settled, so they do not run far ahead of settling. When
+    one meets trouble with the smart host all halt, until mailings are given anew.
     """
 
     def __init__(
-        self, number: int, session: Callable[[], Session], *, idle: float, wake: Callable[[], None]
+        self,
+        number: int,
+        session: Callable[[], Session],
+        *,
+        ahead: int,
+        idle: float,
+        wake: Callable[[], None],
     ) -> None:
-        """Close a session that is `idle` for so long; `wake` whoever is to collect."""
+        """Begin no more than so many transactions `ahead` of what is settled.
+
+        Close a session that is `idle` for so long; `wake` whoever is to collect.
+        """
         self._session = session
+        self._ahead = ahead
         self._idle = idle
         self._wake = wake
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._enough = threading.Condition(self._lock)
         self._waiting: deque[Mailing] = deque()
         self._sending: set[Mailing] = set()
         self._sent: list[Sent] = []
+        self._unsettled = 0  # transactions that were begun
         self._halted = False
         self._stopping = False
         self._threads = [
@@ -74,13 +88,19 @@ class Senders:
             sent = [each.mailing for each in self._sent]
             return [*self._waiting, *self._sending, *sent]
 
-    def wait_until_idle(self, seconds: float) -> None:
-        """Return when all that was given is sent, and after `seconds` at the latest."""
+    def wait_for_more(self, seconds: float) -> None:
+        """Return when there is enough to be settled, or nothing to wait for, or after `seconds`."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._waiting or self._sending), seconds)
+            self._enough.wait_for(self._has_enough, seconds)
+
+    def go_on(self, settled: int) -> None:
+        """Let as many transactions begin as were settled."""
+        with self._changed:
+            self._unsettled -= settled
+            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let each thread finish the mailing in its hands and end; do not wait for it."""
+        """Let each thread finish the transaction that it is in and end; do not wait for it."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -99,32 +119,42 @@ class Senders:
             if mailing is None:
                 session.close()
             else:
-                self._report(_send(session, mailing))
+                self._report(mailing, _send(session, mailing))
         session.close()
 
     def _take(self) -> Mailing | None:
         """Wait for a mailing; return None when there was none for a while, or never will be."""
         with self._changed:
             self._changed.wait_for(self._may_go_on, self._idle)
-            if self._stopping or self._halted or not self._waiting:
+            if self._stopping or not self._may_begin():
                 return None
             mailing = self._waiting.popleft()
             self._sending.add(mailing)
+            self._unsettled += 1
             return mailing
 
     def _may_go_on(self) -> bool:
-        return self._stopping or (bool(self._waiting) and not self._halted)
+        return self._stopping or self._may_begin()
 
-    def _report(self, sent: Sent) -> None:
+    def _may_begin(self) -> bool:
+        return bool(self._waiting) and not self._halted and self._unsettled < self._ahead
+
+    def _report(self, mailing: Mailing, sent: Sent) -> None:
         with self._changed:
-            self._sending.discard(sent.mailing)
+            self._sending.discard(mailing)
             self._sent.append(sent)
+            if sent.rest:
+                self._waiting.appendleft(sent.rest)
             self._halted = self._halted or sent.trouble is not None
             first = len(self._sent) == 1
-            if not self._waiting:
-                self._changed.notify_all()
+            if self._has_enough():
+                self._enough.notify_all()
         if first:
             self._wake()
+
+    def _has_enough(self) -> bool:
+        nothing_comes = not self._sending and (self._halted or not self._waiting)
+        return nothing_comes or 2 * len(self._sent) >= self._ahead
 
 
 def _send(session: Session, mailing: Mailing) -> Sent:
@@ -134,8 +164,9 @@ def _send(session: Session, mailing: Mailing) -> Sent:
         raw = mailing.stored.read()
         sent.head = mime.head(raw)
         recipients = [delivery.recipient for delivery in mailing.deliveries]
-        for replies in session.send(mailing.message.sender, recipients, raw):
-            sent.replies |= replies
+        sent.replies = session.send(mailing.message.sender, recipients, raw)
+        if not sent.replies.keys() >= set(recipients):
+            sent.mailing, sent.rest = mailing.split(sent.replies)
     except (NoUpstream, ConnectionBroken) as trouble:
         sent.trouble = trouble
     except Exception:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from .connection import Connection, ConnectionBroken
 from .wire import Reply
 
 
 class Session:
-    """Sends mail after mail, in as many transactions as the smart host makes necessary."""
+    """Sends mail after mail, each to as many recipients at once as the smart host takes."""
 
     def __init__(self, connect: Callable[[], Connection], *, recipients: int) -> None:
         """Send to at most so many `recipients` in one transaction."""
@@ -17,23 +17,19 @@ class Session:
         self._recipients = recipients
         self._connection: Connection | None = None
 
-    def send(
-        self, sender: str, recipients: Sequence[str], raw: bytes
-    ) -> Iterator[dict[str, Reply]]:
-        """Yield, after each transaction, what became of its recipients.
+    def send(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
+        """Send in one transaction and return what became of its recipients.
 
-        Raise NoUpstream or ConnectionBroken when that ends early; what was yielded stays true.
+        Those without a reply are too many for one transaction: they are for the next. Raise
+        NoUpstream or ConnectionBroken when nobody knows what became of any.
         """
-        waiting = list(dict.fromkeys(recipients))
-        while waiting:
-            batch, waiting = waiting[: self._recipients], waiting[self._recipients :]
-            replies = self._transact(sender, batch, raw)
-            excess = [recipient for recipient, reply in replies.items() if reply.too_many]
-            if excess and any(reply.accepted for reply in replies.values()):
-                self._recipients = len(batch) - len(excess)
-                waiting = excess + waiting
-                replies = {each: reply for each, reply in replies.items() if each not in excess}
-            yield replies
+        batch = list(dict.fromkeys(recipients))[: self._recipients]
+        replies = self._transact(sender, batch, raw)
+        excess = [recipient for recipient, reply in replies.items() if reply.too_many]
+        if excess and any(reply.accepted for reply in replies.values()):
+            self._recipients = len(batch) - len(excess)
+            replies = {each: reply for each, reply in replies.items() if each not in excess}
+        return replies
 
     def _transact(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
         kept = self._connection

@@ -13,14 +13,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from mailapp import bounces
 from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
 from mailapp.models.delivery import Status
-from mailapp.relay.work import Relay
+from mailapp.relay.work import AHEAD, Relay
 from mailapp.wakeup import listen, notify
 from tests.integration.scripted_server import DROP, HOLD, SILENCE, ScriptedServer, scripted_server
 from tests.waiting import DEADLINE, wait_until
@@ -449,6 +449,38 @@ def test_mail_that_a_dead_relay_had_claimed_is_sent(serve, relay, post, process)
 
     wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
     assert [attempt.outcome for attempt in Attempt.objects.all()] == [Attempt.LOST, Status.DONE]
+
+
+def test_relay_does_not_run_further_ahead_of_what_is_settled_than_a_crash_may_repeat(
+    serve, relay, post
+):
+    server = serve(dot=HOLD)
+    for number in range(2 * AHEAD):
+        post(f"r{number}@client.test")
+    relay(server.address, RELAY_CONNECTIONS=4)
+    wait_until(lambda: len(server.messages) == 4)
+
+    with transaction.atomic():
+        list(Delivery.objects.claimed().select_for_update())  # nothing can be settled
+        server.go_on.set()
+        wait_until(lambda: len(server.messages) >= AHEAD)
+        ahead = len(server.messages)
+
+    assert ahead == AHEAD
+    wait_until(lambda: Delivery.objects.filter(status=Status.DONE).count() == 2 * AHEAD)
+
+
+def test_rest_of_a_mail_for_many_goes_on_after_the_smart_host_was_in_trouble(serve, relay, post):
+    server = serve(dot=[HOLD, DROP, "250 Ok"])
+    post(*MANY)
+    relay(server.address, RELAY_RECIPIENTS=4, RELAY_CONNECTIONS=2)
+    wait_until(lambda: server.messages)
+    troubled = post("reader@client.test")
+    assert settled(troubled).status == Status.DEFERRED
+
+    server.go_on.set()
+
+    wait_until(lambda: Counter(statuses().values()) == {Status.DONE: 6, Status.DEFERRED: 1})
 
 
 def test_stopped_relay_finishes_the_mail_in_hand_and_gives_back_the_rest(serve, relay, post):
