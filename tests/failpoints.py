@@ -22,7 +22,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 _FILE_ACTS = ("fsync", "link", "remove", "rename", "replace", "unlink")
-_WRITES = ("INSERT", "UPDATE", "DELETE")
+_WRITES = ("INSERT", "UPDATE", "DELETE", "SELECT mailapp_")  #: or calls a function of ours
 _FRAMES = 3  #: so many functions name an act
 
 
