@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from django.template import Context
-from render_block import BlockNotFound, render_block_to_string
+from django.template import Context, Template
+from django.template.base import Node
+from django.template.loader import get_template
+from django.template.loader_tags import BLOCK_CONTEXT_KEY, BlockContext, BlockNode, ExtendsNode
 
 from mailapp.mime import one_line
 
@@ -24,16 +26,31 @@ def render(template: str, context: Mapping[str, Any]) -> Rendered:
 
     Raise TemplateDoesNotExist for an unknown template.
     """
-    plain = Context(dict(context), autoescape=False)
-    return Rendered(
-        one_line(_block(template, "subject", plain)),
-        _block(template, "text", plain).strip("\n") + "\n",
-        _block(template, "html", Context(dict(context))),
-    )
+    compiled: Template = get_template(template).template  # type: ignore[attr-defined]
+    values = Context(dict(context))
+    with values.render_context.push_state(compiled), values.bind_template(compiled):
+        blocks = values.render_context[BLOCK_CONTEXT_KEY] = BlockContext()
+        _find_blocks(compiled, blocks, values)
+        html = _block("html", blocks, values)
+        values.autoescape = False
+        return Rendered(
+            one_line(_block("subject", blocks, values)),
+            _block("text", blocks, values).strip("\n") + "\n",
+            html,
+        )
 
 
-def _block(template: str, name: str, context: Context) -> str:
-    try:
-        return render_block_to_string(template, name, context)
-    except BlockNotFound:
-        return ""
+def _find_blocks(template: Template, blocks: BlockContext, context: Context) -> None:
+    """Find the blocks of a template, then those of the one that it extends, if it does."""
+    blocks.add_blocks({node.name: node for node in _nodes(template, BlockNode)})
+    for node in _nodes(template, ExtendsNode):
+        _find_blocks(node.get_parent(context), blocks, context)
+
+
+def _nodes(template: Template, kind: type[Node]) -> list[Any]:
+    return template.nodelist.get_nodes_by_type(kind)
+
+
+def _block(name: str, blocks: BlockContext, context: Context) -> str:
+    block = blocks.get_block(name)
+    return str(block.render(context)) if block else ""

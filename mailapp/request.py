@@ -279,22 +279,34 @@ def _post(
 ) -> None:
     """Put a rendered mail into the outbox; `subject` is for a template that has none."""
     name, address = _name_and_address(author)
+    fields = {
+        "Subject": parts.subject or subject,
+        "From": _written(name, address),
+        "To": to,
+        **({"Reply-To": _written(*_name_and_address(reply_to))} if reply_to else {}),
+    }
+    more = {
+        "Message-ID": mime.new_message_id(mail_settings().hostname),
+        "Date": format_datetime(timezone.now()),
+        "Auto-Submitted": "auto-replied",
+        **headers,
+    }
+    raw = None if parts.html else mime.plain_to_bytes(fields | more, parts.text)
+    outbox.post(raw or _composed(parts, fields, more), sender=address, recipients=[to], cause=cause)
+
+
+def _composed(parts: Rendered, fields: Mapping[str, str], headers: Mapping[str, str]) -> bytes:
     mail = EmailMultiAlternatives(
-        subject=parts.subject or subject,
+        subject=fields["Subject"],
         body=parts.text,
-        from_email=_written(name, address),
-        to=[to],
-        reply_to=[_written(*_name_and_address(reply_to))] if reply_to else None,
-        headers={
-            "Message-ID": mime.new_message_id(mail_settings().hostname),
-            "Date": format_datetime(timezone.now()),
-            "Auto-Submitted": "auto-replied",
-            **headers,
-        },
+        from_email=fields["From"],
+        to=[fields["To"]],
+        reply_to=[fields["Reply-To"]] if "Reply-To" in fields else None,
+        headers=dict(headers),
     )
     if parts.html:
         mail.attach_alternative(parts.html, "text/html")
-    outbox.post(mime.to_bytes(mail.message()), sender=address, recipients=[to], cause=cause)
+    return mime.to_bytes(mail.message())
 
 
 def _name_and_address(mailbox: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import unicodedata
 from email.message import EmailMessage
 
 import pytest
+from django.core import mail as django_mail
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -419,3 +420,39 @@ def test_fields_are_put_above_bytes_that_stay_as_they_are():
     raw = b"subject:  Odd\r\n\tfolding \r\n\r\n\0\xff body\n.\r"
 
     assert mime.with_fields([("X-Mine", "yes")], raw) == b"X-Mine: yes\r\n" + raw
+
+
+# Plain answers
+
+FIELDS = {"Subject": "Hi", "From": "list@example.com", "To": "a@client.test", "Message-ID": "<1@a>"}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Hello\n", "Hello\n\nFrom you\n.\n", "a" * 998 + "\n"])
+def test_plain_mail_is_what_the_standard_library_writes(text):
+    composed = django_mail.EmailMessage(
+        subject=FIELDS["Subject"],
+        body=text,
+        from_email=FIELDS["From"],
+        to=[FIELDS["To"]],
+        headers={"Message-ID": FIELDS["Message-ID"], "Date": "Mon, 01 Jan 2024 00:00:00 +0000"},
+    )
+
+    raw = mime.plain_to_bytes(FIELDS | {"Date": "Mon, 01 Jan 2024 00:00:00 +0000"}, text)
+
+    assert raw == mime.to_bytes(composed.message())
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "Grüße\n"),
+        ({}, "a\rb\n"),
+        ({}, "a" * 999 + "\n"),
+        ({"Subject": "Grüße"}, "Hello\n"),
+        ({"Subject": "Hi\r\nBcc: you@example.com"}, "Hello\n"),
+        ({"Subject": "a" * 78}, "Hello\n"),
+        ({"X-A\r\nBcc": "you@example.com"}, "Hello\n"),
+    ],
+)
+def test_mail_that_is_not_plain_is_left_to_the_standard_library(fields, text):
+    assert mime.plain_to_bytes(FIELDS | fields, text) is None
