@@ -26,7 +26,7 @@ run: install ## start the receiver, workers, relay, catcher and admin in the for
 
 test: $(VENV)/installed-test ## test on SQLite, then on PostgreSQL
 	$(PYTEST)
-	$(PYTEST) --database=postgresql --kills=16
+	$(PYTEST) --database=postgresql
 
 check: $(VENV)/installed-test $(VENV)/installed-dev ## check the settings, migrations, style, types and layers
 	$(MANAGE) check --fail-level WARNING

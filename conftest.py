@@ -37,11 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills",
         type=int,
-        default=32,
-        help="how often to kill a part in the middle of the work; 500 mails for each four",
+        default=50,
+        help="how often to kill a part in the middle of the work; 100 mails for each four",
     )
     parser.addoption(
-        "--seed", type=int, help="repeat the kills of a run that failed; default: new ones"
+        "--seed", type=int, default=1, help="what decides the moments of the kills; default: 1"
     )
     parser.addoption(
         "--restarts",
