@@ -116,6 +116,21 @@ def test_notice_of_a_delay_leaves_the_delivery_done(sent: Delivery):
     assert (sent.status, sent.reply) == (Status.DONE, "450 4.2.2 mailbox full")
 
 
+def test_nobody_is_told_of_what_was_discarded(message: Callable[..., Message]):
+    discarded = message(sender="reader@client.test", queue=OUTGOING)
+
+    Delivery.objects.discard("Not wanted")
+
+    assert Delivery.objects.get().status == Status.FAILED
+    assert Message.objects.get() == discarded
+
+
+def test_nobody_is_told_of_what_came_back(sent: Delivery):
+    dsn.record(bounce())
+
+    assert Message.objects.get() == sent.message
+
+
 def test_bounce_of_another_recipient_changes_nothing(sent: Delivery):
     assert dsn.record(bounce("other@client.test")) == []
 

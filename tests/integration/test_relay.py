@@ -528,6 +528,31 @@ def test_relay_sends_what_a_dead_relay_had_claimed(serve, relay, post, process):
     assert server.messages == [RAW]
 
 
+def test_relay_frees_what_a_dead_worker_had_claimed(serve, relay, delivery, process):
+    left, dead = delivery(), process("worker", "incoming")
+    Delivery.objects.claim("incoming", dead, 1)
+    dead.stop()
+
+    relay(serve().address)
+
+    wait_until(lambda: Delivery.objects.get(pk=left.pk).status == Status.QUEUED)
+
+
+def test_sender_is_not_told_of_a_failure_that_is_not_noted(serve, relay, post, process, caplog):
+    server = serve(RCPT=["550 5.1.1 No such user", HOLD])
+    sent = post("lost@client.test", "kept@client.test")
+    relay(server.address)
+    wait_until(lambda: server.verbs.count("RCPT") == 2)
+
+    lost = sent.deliveries.filter(recipient="lost@client.test")
+    lost.update(claim=uuid.uuid4(), claimed_by=process("relay", OUTGOING))
+    server.go_on.set()
+
+    wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
+    assert [each for each in caplog.messages if "not noted" in each]
+    assert Message.objects.get() == sent
+
+
 def test_relay_sends_what_it_had_claimed_when_the_database_went_away(
     serve, relay_settings, post, process, together
 ):
