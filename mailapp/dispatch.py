@@ -175,7 +175,7 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     begin = time.perf_counter()
     returned = match.state.function(plan.request, **match.captures)
     duration = time.perf_counter() - begin
-    json.dumps(conversation.data)  # raises for this mail what the whole batch would fail of
+    json.dumps(conversation.data, allow_nan=False)  # or all of the batch would fail with it
 
     stays = Move(
         conversation,

@@ -750,12 +750,13 @@ def test_move_that_was_overtaken_fails_alone_though_the_next_handler_catches_all
     assert Conversation.objects.filter(state="READING").count() == 2
 
 
-def test_data_that_is_no_json_fails_alone_and_redoes_nothing(handle, mail, work):
+@pytest.mark.parametrize("value", [object(), float("nan")])
+def test_data_that_is_no_json_fails_alone_and_redoes_nothing(handle, mail, work, value):
     runs = []
 
     def start(message, local):
         runs.append(local)
-        message.data["when"] = object() if local == "bad" else ""
+        message.data["when"] = value if local == "bad" else ""
 
     handle(state_function(start))
     good, bad, fine = mail("good@localhost"), mail("bad@localhost"), mail("fine@localhost")
