@@ -34,19 +34,22 @@ class PlaceQuerySet(models.QuerySet["Place"]):
         return True
 
     def leave(self, deliveries: Collection[int]) -> None:
-        """Let those go on who wait in the lines of these deliveries."""
-        lines = list(self.filter(delivery__in=deliveries).values_list("conversation", flat=True))
+        """Let those go on who wait in the lines of these deliveries.
+
+        They keep their places until it is their turn, lest a mail that has just come in passes.
+        """
+        left = self.filter(delivery__in=deliveries)
+        lines = list(left.values_list("conversation", flat=True))
         if lines:
-            places = self.filter(conversation__in=lines)
-            Delivery.objects.filter(place__in=places).try_now()
-            places.delete()
+            left.delete()
+            Delivery.objects.filter(place__conversation__in=lines).try_now()
 
 
 class Place(models.Model):
     """The place of a delivery in the line of a conversation, in order of arrival.
 
     The first one waits for its retry, those behind it for their turn. It is gone with the end
-    of the first one, when all of them are due.
+    of the delivery, when all those behind are due.
     """
 
     delivery = models.OneToOneField(

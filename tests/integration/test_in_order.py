@@ -108,6 +108,21 @@ def test_deferred_mail_holds_back_what_came_later(handle, mail, work, atomic):
     assert not Place.objects.exists()
 
 
+def test_mail_that_comes_with_the_retry_does_not_overtake_those_that_wait(handle, mail, work):
+    desk = Desk(in_order)
+    handle(*desk.states())
+    bad, *_ = mail("bad", "1")
+    work()
+
+    desk.broken = False
+    make_due(bad)
+    mail("2")  # claimed at once with the retry
+    work()
+
+    assert desk.seen == ["bad", "1", "2"]
+    assert not Place.objects.exists()
+
+
 def test_waiting_counts_as_no_try(handle, mail, work):
     desk = Desk(in_order)
     handle(*desk.states())
