@@ -426,6 +426,24 @@ def _written(name: str, value: str) -> str:
     return header.encode(linesep="\r\n")
 
 
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+def as_sent(raw: bytes) -> bytes:
+    r"""Return the bytes of a mail as they go to the smart host, before dots are doubled.
+
+    A bare CR or LF becomes CRLF and a NUL is left out, since neither may be sent (RFC 5321
+    2.3.8); the last line is ended. Otherwise these are the stored bytes.
+
+    >>> as_sent(b"one\ntwo\rthree")
+    b'one\r\ntwo\r\nthree\r\n'
+    """
+    content = raw.replace(b"\0", b"")
+    if not content.count(b"\r\n") == content.count(b"\r") == content.count(b"\n"):
+        content = _BARE.sub(b"\r\n", content)
+    return content if content.endswith(b"\r\n") else content + b"\r\n"
+
+
 def new_message_id(hostname: str) -> str:
     """A Message-ID that nobody else has (RFC 5322 3.6.4)."""
     return email.utils.make_msgid(domain=hostname)

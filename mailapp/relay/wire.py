@@ -10,7 +10,6 @@ from mailapp import mime
 
 CLOSING = 421  # RFC 5321 3.8
 
-_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _ADDRESS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s<>"\\])*')
 _OTHER_LACK = re.compile(r"4\.(?!5\.3)\d")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -58,18 +57,10 @@ NO_8BITMIME = Reply(554, "5.6.3 The smart host takes no 8-bit mail")
 def data(raw: bytes) -> bytes:
     r"""Return a mail as it follows DATA: CRLF line ends, leading dots doubled, the final dot.
 
-    A bare CR or LF becomes CRLF and a NUL is left out, since neither may be sent (RFC 5321
-    2.3.8); otherwise these are the stored bytes.
-
     >>> data(b"one\n.two\rthree")
     b'one\r\n..two\r\nthree\r\n.\r\n'
     """
-    content = raw.replace(b"\0", b"")
-    if not content.count(b"\r\n") == content.count(b"\r") == content.count(b"\n"):
-        content = _BARE.sub(b"\r\n", content)
-    if not content.endswith(b"\r\n"):
-        content += b"\r\n"
-    content = content.replace(b"\r\n.", b"\r\n..")
+    content = mime.as_sent(raw).replace(b"\r\n.", b"\r\n..")
     return (b"." if content.startswith(b".") else b"") + content + b".\r\n"
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 ORDER = [
     *["conf", "errors"],
     *["addresses", "mime"],
-    *["routing", "bounces", "identity"],
+    *["routing", "bounces", "identity", "dkim"],
     *["wakeup", "storage", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "outbox", "dsn", "request", "backends"],
@@ -28,6 +28,7 @@ ORDER = [
 # What only these may import, since everything else must not know of it.
 ALONE = {
     "aiosmtpd": {"receiver"},
+    "cryptography": {"dkim"},
     "smtplib": {"relay"},
 }
 
