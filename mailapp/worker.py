@@ -43,7 +43,7 @@ from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Pro
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
 from mailapp.routing import Router
-from mailapp.savepoint import SavepointOnDemand
+from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock
 from mailapp.wakeup import listen
 
 logger = logging.getLogger(__name__)
@@ -148,10 +148,11 @@ def _how_many_together(batch: Sequence[Delivery]) -> int:
 
 def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
     """Work the head of the batch in one transaction; return how many deliveries that were."""
-    turn = _Turn(router, dispatch.Conversations())
+    turn = _Turn(router, dispatch.Conversations(delivery.person for delivery in batch))
     try:
-        with transaction.atomic():
+        with atomic_until_locked():
             turn.work(batch)
+            lock()
             turn.settle()
             failures.let_hooks_fail_alone()
     except Exception as error:
@@ -217,7 +218,6 @@ class _Turn:
     def work(self, batch: Sequence[Delivery]) -> None:
         """Try deliveries in order until the time is up or one must run outside."""
         end = monotonic() + mail_settings().BATCH_SECONDS
-        self.conversations = dispatch.Conversations(delivery.person for delivery in batch)
         for delivery in batch:
             self.conversations.write_for(delivery.person)
             self._attempt(delivery)
@@ -229,7 +229,7 @@ class _Turn:
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:
-            with SavepointOnDemand(self.conversations.write):
+            with SavepointOnDemand(self._before_queries):
                 if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
@@ -245,9 +245,14 @@ class _Turn:
             if transaction.get_rollback():  # not even the savepoint could be restored
                 raise
             self.conversations.forget(delivery.person)
+            lock()
             self.fail(delivery, error, self.plan, started_at)
         else:
             self.done(plan, effects, started_at)
+
+    def _before_queries(self) -> None:
+        lock()
+        self.conversations.write()
 
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
         self.conversations.keep(effects)

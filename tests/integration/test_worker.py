@@ -722,6 +722,34 @@ def test_failed_handler_that_looked_takes_no_move_before_it_along(handle, mail, 
     assert not Queue.objects.filter(name="lost").exists()
 
 
+def test_others_write_while_a_handler_thinks(handle, mail, work, together):
+    @state_function
+    def START(message, local):
+        together(lambda: Queue.objects.update(name=F("name")))
+
+    handle(START)
+    thinking = mail()
+
+    work()
+
+    assert (fresh(thinking).status, fresh(thinking).reply) == (Status.DONE, "")
+
+
+def test_handler_that_thinks_and_fails_is_told_of_though_others_wrote(handle, mail, work, together):
+    @state_function
+    def START(message, local):
+        together(lambda: Queue.objects.update(name=F("name")))
+        raise SMTPError(550, "Not here")
+
+    handle(START)
+    refused = mail()
+
+    work()
+
+    assert fresh(refused).status == Status.FAILED
+    assert [message.sender for message in outgoing()] == [""]
+
+
 @pytest.mark.parametrize("look", [Conversation.objects.count, lambda: None])
 def test_move_that_was_overtaken_fails_alone_though_the_next_handler_catches_all(
     handle, mail, work, look
