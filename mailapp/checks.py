@@ -15,9 +15,9 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from mailapp import conf, registry
+from mailapp import conf, registry, signing
 from mailapp.conf import Endpoint, MailSettings
-from mailapp.errors import BadRoute
+from mailapp.errors import BadRoute, KeyUnusable
 from mailapp.routing import Router
 
 TAG = "mail"
@@ -142,6 +142,42 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
     elif check := _OF_ENGINE.get(engine):
         yield from check()
 
+
+@register(TAG)
+def check_dkim(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that each key for signing can be used, and is as strong as others expect."""
+    try:
+        domains = conf.mail_settings().DKIM
+    except ImproperlyConfigured:
+        return  # check_mail says what is wrong
+    if domains and not find_spec("cryptography"):
+        yield Error(
+            'MAIL["DKIM"] needs cryptography, which is not installed.',
+            hint='pip install "lamson-django[dkim]"',
+            id="mailapp.E013",
+        )
+        return
+    for path in {path for selectors in domains.values() for path in selectors.values()}:
+        yield from _check_key(path)
+
+
+def _check_key(path: str) -> Iterator[CheckMessage]:
+    try:
+        bits = getattr(signing.key(path), "key_size", _GOOD_BITS)
+    except KeyUnusable as error:
+        yield Error(
+            str(error), hint="manage.py makedkim makes a key and its record.", id="mailapp.E014"
+        )
+    else:
+        if bits < _GOOD_BITS:
+            yield Warning(
+                f"The DKIM key {path} has {bits} bits, and some ignore one below {_GOOD_BITS}.",
+                hint="manage.py makedkim makes a key and its record.",
+                id="mailapp.W003",
+            )
+
+
+_GOOD_BITS = 2048  # of RSA: RFC 8301 3.2
 
 _SIDE_BY_SIDE = {
     "celery": "whose workers write side by side, but SQLite has one writer at a time.",

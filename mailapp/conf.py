@@ -129,6 +129,13 @@ def _are_networks(value: list[str]) -> str | None:
     return None
 
 
+def _are_keys_of_domains(value: dict[str, dict[str, str]]) -> str | None:
+    if not all(value.values()):
+        return "needs a selector and its key for each domain"
+    names = [*value, *(selector for selectors in value.values() for selector in selectors)]
+    return next(filter(None, map(_is_domain, names)), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MailSettings:
     """`settings.MAIL`, checked. Durations are seconds, sizes are octets, unless said otherwise."""
@@ -270,6 +277,12 @@ class MailSettings:
         [10, 60, 300, 900, 3600, 14400, 43200],
         "Waits between the tries of a handler; after the last the delivery is held.",
         _are_positive,
+    )
+    DKIM: dict[str, dict[str, str]] = _setting(
+        {},
+        "The keys that our own mail is signed with: by the domain of the author, then by selector, "
+        "the PEM file of an RSA or Ed25519 key.",
+        _are_keys_of_domains,
     )
     RELAY_CONNECTIONS: int = _setting(
         4, "Connections that the relay keeps to the smart host at once.", _is_positive

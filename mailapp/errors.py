@@ -96,6 +96,10 @@ class UnsafeHeader(MailError):
     reply = "554 5.6.0 Message content not acceptable"
 
 
+class KeyUnusable(MailError):
+    """A DKIM key cannot be used, and what it is to sign is not sent unsigned."""
+
+
 class NoUpstream(MailError):
     """The smart host does not answer, or does not let us in."""
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
-from mailapp import addresses, wakeup
+from mailapp import addresses, signing, wakeup
 from mailapp.errors import BadAddress
 from mailapp.models import OUTGOING, Delivery, Message, NewMail
 
@@ -33,17 +33,20 @@ def post(
     sender: str,
     recipients: Sequence[str],
     cause: int | None = None,
+    forwarded: bool = False,
 ) -> None:
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
-    Within a handler it is stored together with the state that the handler returns.
-    Raise BadAddress for one that cannot be written into an SMTP command.
+    Within a handler it is stored together with the state that the handler returns. What is
+    forwarded keeps its bytes; anything else is signed, if MAIL["DKIM"] has keys for its author.
+    Raise BadAddress for an address that cannot be written into an SMTP command, KeyUnusable for
+    a mail that is to be signed and cannot be.
     """
     if not recipients:
         return
     collected = _collected.get()
     mail = NewMail(
-        raw=raw,
+        raw=raw if forwarded else signing.signed(raw),
         sender=_checked(sender) if sender else "",
         recipients=[_checked(recipient) for recipient in recipients],
         queue=OUTGOING,

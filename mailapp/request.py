@@ -178,6 +178,7 @@ class MailRequest:
             sender=self.sender if sender is None else sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
+            forwarded=True,
         )
 
     def _received(self) -> tuple[str, str]:

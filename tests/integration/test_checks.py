@@ -8,13 +8,15 @@ from typing import Any
 
 import django
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from django.core.checks import run_checks
 from django.db import connection
 
-from mailapp import registry
+from mailapp import dkim, registry
 from mailapp.checks import TAG
 from mailapp.routing import route
 from tests.modules import make_module
+from tests.signatures import pem, weak_key
 
 TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
 
@@ -164,3 +166,38 @@ def test_tasks_with_workers_fit_any_database(check, settings):
     settings.TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 
     assert check(ENGINE="tasks") == []
+
+
+@pytest.fixture
+def check_key(check, tmp_path) -> Callable[..., list[str]]:
+    """Run the checks with a file for a key: `check_key(b"...")`, or without it: `check_key()`."""
+
+    def run(content: bytes | None = None) -> list[str]:
+        file = tmp_path / "key.pem"
+        if content is not None:
+            file.write_bytes(content)
+        return check(DKIM={"example.com": {"2026": str(file)}})
+
+    return run
+
+
+@pytest.mark.parametrize("content", [dkim.new_key(), dkim.new_key(ed25519=True)], ids=["rsa", "ed"])
+def test_good_key_is_no_fault(check_key, content):
+    assert check_key(content) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", pem(weak_key())], ids=["none", "empty", "weak"])
+def test_key_that_cannot_be_used_is_an_error(check_key, content):
+    assert check_key(content) == ["mailapp.E014"]
+
+
+def test_key_that_some_ignore_is_a_warning(check_key):
+    small = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+
+    assert check_key(pem(small)) == ["mailapp.W003"]
+
+
+def test_key_without_the_extra_is_an_error(check_key, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+
+    assert check_key(dkim.new_key()) == ["mailapp.E013"]

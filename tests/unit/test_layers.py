@@ -17,7 +17,7 @@ ORDER = [
     *["routing", "bounces", "identity", "dkim"],
     *["wakeup", "storage", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
-    *["failures", "savepoint", "rendering", "outbox", "dsn", "request", "backends"],
+    *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request", "backends"],
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],
     *["handlers"],
