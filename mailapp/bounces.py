@@ -20,8 +20,37 @@ _RETURNED_TYPES = {
 _GOOD_NEWS = {"delivered", "relayed", "expanded"}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _REPLY = re.compile(r"[45]\d\d[ -]")
+_REPLY_STATUS = re.compile(r"([45])\d\d[ -](?:\1(\.\d{1,3}\.\d{1,3})\b)?")
 _TYPED = re.compile(r"([\w.-]+)\s*;\s*(.*)")
 _XTEXT = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+
+
+#: There is no such mailbox or domain, or it takes no mail any more (RFC 3463, RFC 7505).
+_HARD = {"5.1.1", "5.1.2", "5.1.6", "5.1.10", "5.2.1"}
+#: What is said of the sender, the mail system, the protocol, the content or a policy.
+_NOT_OF_THE_ADDRESS = ("5.1.7", "5.1.8", "5.3.", "5.5.", "5.6.", "5.7.")
+
+
+def enhanced_status(reply: str) -> str:
+    """Return the enhanced status of a reply (RFC 3463), `5.0.0` or `4.0.0` where it has none.
+
+    >>> enhanced_status("550 5.1.1 User unknown"), enhanced_status("554 No")
+    ('5.1.1', '5.0.0')
+    """
+    found = _REPLY_STATUS.match(reply)
+    kind = found[1] if found else "4" if reply.startswith("4") else "5"
+    return kind + ((found and found[2]) or ".0.0")
+
+
+def is_hard(reply: str) -> bool:
+    """Say whether no mail to this address will ever be delivered."""
+    return enhanced_status(reply) in _HARD
+
+
+def is_about_address(reply: str) -> bool:
+    """Say whether a mail failed for good since the address is what it is, as far as is told."""
+    status = enhanced_status(reply)
+    return status.startswith("5") and not status.startswith(_NOT_OF_THE_ADDRESS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -284,6 +284,17 @@ class MailSettings:
         "the PEM file of an RSA or Ed25519 key.",
         _are_keys_of_domains,
     )
+    SUPPRESS_AFTER: int = _setting(
+        5,
+        "Mails that fail at an address, short of it being unknown, until it gets no more.",
+        _is_positive,
+    )
+    SUPPRESS_WITHIN_DAYS: float = _setting(
+        14, "How long such a failure counts against an address.", _is_positive
+    )
+    SUPPRESS_DAYS: float = _setting(
+        90, "How long an address gets no mail after that.", _is_positive
+    )
     RELAY_CONNECTIONS: int = _setting(
         4, "Connections that the relay keeps to the smart host at once.", _is_positive
     )
@@ -299,6 +310,11 @@ class MailSettings:
     )
     RELAY_GIVE_UP_SECONDS: float = _setting(
         5 * 86400, "Age at which an undelivered outgoing mail fails.", _is_positive
+    )
+    DELAY_NOTICE_SECONDS: float = _setting(
+        0,
+        "Age at which the sender of an outgoing mail is told that it is late; 0: never.",
+        _is_not_negative,
     )
     RELAY_TIMEOUT: float = _setting(
         60,

@@ -31,6 +31,7 @@ from mailapp.models import (
     Process,
     Queue,
     RawMessage,
+    Suppression,
     Transition,
     Unheard,
 )
@@ -246,10 +247,15 @@ def _old_unheard() -> Iterator[list[int]]:
     return _older(Unheard.objects.all(), "created_at", mail_settings().RETRY_DAYS)
 
 
+def _expired_suppressions() -> Iterator[list[int]]:
+    return _in_steps(Suppression.objects.expired().values_list("pk", flat=True))
+
+
 _CHORES = {
     "deliveries": Chore(_old_deliveries, _remove_deliveries),
     "transitions": Chore(_old_transitions, partial(_remove_rows, Transition)),
     "processes": Chore(_old_processes, partial(_remove_rows, Process)),
     "notes of unheard mail": Chore(_old_unheard, partial(_remove_rows, Unheard)),
+    "suppressions": Chore(_expired_suppressions, partial(_remove_rows, Suppression)),
     "files without a message": Chore(_orphans, _remove_files),
 }

@@ -8,6 +8,7 @@ from .message import Message, NewMail, RawMessage
 from .place import Place
 from .process import Process
 from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
+from .suppression import Suppression
 from .timer import Timer
 from .unheard import Unheard
 
@@ -26,6 +27,7 @@ __all__ = [
     "Process",
     "Queue",
     "RawMessage",
+    "Suppression",
     "Timer",
     "Transition",
     "Unheard",

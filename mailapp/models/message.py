@@ -31,6 +31,8 @@ class NewMail(NamedTuple):
     helo: str = ""
     tls: str = ""
     cause: int | None = None  #: id of the Delivery whose handler sent this
+    verp: bool = False  #: each delivery has a return path of its own
+    even_suppressed: bool = False  #: goes to suppressed addresses, too
     file: str = ""  #: name in the storage `mail`; `raw` is then only the beginning of the file
     file_size: int = 0
 
@@ -106,10 +108,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return keys
 
 
-# As migration 0009 declares the function, in the order of the rows below.
+# As migration 0010 declares the function, in the order of the rows below.
 _STORE_TYPES = (
     *("text", "integer", "text", "text", "text", "text"),
-    *("text", "text", "text", "bigint", "bytea", "text"),
+    *("text", "text", "text", "bigint", "boolean", "boolean", "bytea", "text"),
     *("integer", "text", "text", "text", "text"),
 )
 _STORE = "SELECT mailapp_store(%s, {})".format(", ".join(f"%b::{kind}[]" for kind in _STORE_TYPES))
@@ -125,6 +127,8 @@ _MESSAGE_COLUMNS = (
     "author",
     "message_id",
     "cause_id",
+    "verp",
+    "even_suppressed",
 )
 _RAW_COLUMNS = ("message_id", "content", "file")
 _DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person", "recipient")
@@ -150,6 +154,8 @@ def _message_row(mail: NewMail) -> tuple[Any, ...]:
         mail.tls,
         *mime.head_columns(mail.raw),
         mail.cause,
+        mail.verp,
+        mail.even_suppressed,
     )
 
 
@@ -189,6 +195,12 @@ class Message(models.Model):
         db_index=False,
         related_name="effects",
         help_text="The delivery whose handler sent this mail.",
+    )
+    verp = models.BooleanField(
+        "VERP", default=False, help_text="Each delivery has a return path of its own."
+    )
+    even_suppressed = models.BooleanField(
+        default=False, help_text="Goes to suppressed addresses, too."
     )
 
     objects = MessageQuerySet.as_manager()

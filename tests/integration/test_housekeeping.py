@@ -30,6 +30,7 @@ from mailapp.models import (
     Message,
     Process,
     RawMessage,
+    Suppression,
     Transition,
     Unheard,
 )
@@ -352,6 +353,16 @@ def test_unheard_mail_is_forgotten_when_nobody_will_send_it_again(message):
 
     assert removed == NOTHING | {"notes of unheard mail": 1}
     assert Unheard.objects.get().digest == "young"
+
+
+def test_expired_suppressions_go_and_those_without_an_end_stay(db):
+    for address, expires_at in [("old", days_ago(1)), ("new", days_ago(-1)), ("kept", None)]:
+        Suppression.objects.create(address=f"{address}@client.test", expires_at=expires_at)
+
+    removed = housekeeping.clean()
+
+    assert removed == NOTHING | {"suppressions": 1}
+    assert not Suppression.objects.filter(address="old@client.test").exists()
 
 
 # Once a day

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 ORDER = [
     *["conf", "errors"],
     *["addresses", "mime"],
-    *["routing", "bounces", "identity", "dkim"],
+    *["routing", "bounces", "identity", "dkim", "returnpath"],
     *["wakeup", "storage", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request", "backends"],

@@ -129,6 +129,7 @@ TESTS = {
     "processes": [
         "process_goes_once_it_is_long_silent_and_nothing_names_it",
     ],
+    "suppressions": ["expired_suppressions_go_and_those_without_an_end_stay"],
     "notes of unheard mail": [
         "unheard_mail_is_forgotten_when_nobody_will_send_it_again",
     ],
