@@ -20,6 +20,8 @@ from .session import Session
 
 logger = logging.getLogger(__name__)
 
+_ENOUGH = 0.8  # of what may be unsettled; the rest is sent during the commit
+
 
 class Senders:
     """A few threads that take mailings in order and keep what became of them.
@@ -154,7 +156,7 @@ class Senders:
 
     def _has_enough(self) -> bool:
         nothing_comes = not self._sending and (self._halted or not self._waiting)
-        return nothing_comes or 2 * len(self._sent) >= self._ahead
+        return nothing_comes or len(self._sent) >= self._ahead * _ENOUGH
 
 
 def _send(session: Session, mailing: Mailing) -> Sent:
@@ -164,7 +166,7 @@ def _send(session: Session, mailing: Mailing) -> Sent:
         raw = mailing.stored.read()
         sent.head = mime.head(raw)
         recipients = [delivery.recipient for delivery in mailing.deliveries]
-        sent.replies = session.send(mailing.message.sender, recipients, raw)
+        sent.replies = session.send(mailing.sender, recipients, raw)
         if not sent.replies.keys() >= set(recipients):
             sent.mailing, sent.rest = mailing.split(sent.replies)
     except (NoUpstream, ConnectionBroken) as trouble:
