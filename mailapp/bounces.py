@@ -101,6 +101,12 @@ def read(mail: bytes | email.message.Message) -> Bounce | None:
     return Bounce(reports=tuple(reports.values()), message_id=_message_id(parts))
 
 
+def says_delivered(message: email.message.Message) -> bool:
+    """Say whether a report has good news of a recipient, as senders may ask for (RFC 3461)."""
+    blocks = (block for part in _parts(message) for block in _blocks(part))
+    return any(_action(block) in _GOOD_NEWS for block in blocks)
+
+
 def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
     """Yield the leaves; a mail within it is opened only where the outer one says it is a report.
 
@@ -140,7 +146,7 @@ def _report(block: email.message.Message) -> Report | None:
     recipient = _address(mime.header(block, "Original-Recipient")) or _address(
         mime.header(block, "Final-Recipient")
     )
-    action = mime.header(block, "Action").lower().split(" ")[0]
+    action = _action(block)
     told = mime.header(block, "Status")
     if not recipient or action in _GOOD_NEWS or (not action and not told.startswith(("4", "5"))):
         return None
@@ -152,6 +158,10 @@ def _report(block: email.message.Message) -> Report | None:
         status=status[0] if status else "4.0.0" if temporary else "5.0.0",
         diagnostic=_typed(mime.header(block, "Diagnostic-Code"))[1][:500],
     )
+
+
+def _action(block: email.message.Message) -> str:
+    return mime.header(block, "Action").lower().split(" ")[0]
 
 
 def _address(field: str) -> str:

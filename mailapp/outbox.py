@@ -34,11 +34,18 @@ def post(
     recipients: Sequence[str],
     cause: int | None = None,
     forwarded: bool = False,
+    verp: bool = False,
+    even_suppressed: bool = False,
 ) -> None:
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
     Within a handler it is stored together with the state that the handler returns. What is
     forwarded keeps its bytes; anything else is signed, if MAIL["DKIM"] has keys for its author.
+
+    With `verp` each delivery is sent under a return path of its own, at the host of `sender`, so
+    that a bounce tells which one came back. Deliveries to suppressed addresses fail without a
+    try, unless this mail goes `even_suppressed`.
+
     Raise BadAddress for an address that cannot be written into an SMTP command, KeyUnusable for
     a mail that is to be signed and cannot be.
     """
@@ -51,6 +58,8 @@ def post(
         recipients=[_checked(recipient) for recipient in recipients],
         queue=OUTGOING,
         cause=collected.cause if collected else cause,
+        verp=verp,
+        even_suppressed=even_suppressed,
     )
     if collected is None:
         _store([mail], [])

@@ -12,7 +12,8 @@ from typing import Any
 from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone
 
-from mailapp import bounces, identity, mime, outbox
+from mailapp import bounces, identity, mime, outbox, returnpath
+from mailapp.addresses import split
 from mailapp.conf import mail_settings
 from mailapp.errors import NothingToAnswer
 from mailapp.models import Conversation, Delivery
@@ -132,13 +133,15 @@ class MailRequest:
         author: str | None = None,
         reply_to: str | None = None,
         headers: Mapping[str, str] | None = None,
+        even_suppressed: bool = False,
         **context: Any,
     ) -> None:
         """Answer the envelope sender with a rendered mail template.
 
         Written by `author` (an address, or `Name <address>` with any name), by default the
         recipient of this mail. Nothing is sent when this mail is automatic: machines that
-        answer machines never stop (RFC 3834).
+        answer machines never stop (RFC 3834). To a suppressed address it goes only when it is
+        to go `even_suppressed`.
         """
         if self.is_automatic:
             return
@@ -150,6 +153,7 @@ class MailRequest:
             subject=f"Re: {self.subject.removeprefix('Re: ')}",
             headers=self._thread() | _safe(headers or {}),
             cause=self.delivery.pk,
+            even_suppressed=even_suppressed,
         )
 
     def _thread(self) -> dict[str, str]:
@@ -166,20 +170,33 @@ class MailRequest:
         to: str | Sequence[str],
         *,
         sender: str | None = None,
+        srs: bool = False,
+        verp: bool = False,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send the bytes as they came, below a Received field and `headers`, to `to`.
 
         One stored message however many recipients. The envelope sender stays, unless
-        `sender` names another (`""` for the null sender).
+        `sender` names another (`""` for the null sender). With `srs` one at the host of this
+        mail's recipient stands for it, from which bounces go on to it; with `verp` each
+        delivery has a return path of its own.
         """
+        if sender is None:
+            sender = self._rewritten_sender() if srs else self.sender
         outbox.post(
             mime.with_fields([self._received(), *headers], self.raw),
-            sender=self.sender if sender is None else sender,
+            sender=sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
             forwarded=True,
+            verp=verp,
         )
+
+    def _rewritten_sender(self) -> str:
+        """The sender as one of our hosts may use it; what is ours or nobody's stays."""
+        if not self.sender or split(self.sender)[1] in mail_settings().HOSTS:
+            return self.sender
+        return returnpath.of_sender(self.sender, split(self.recipient)[1])
 
     def _received(self) -> tuple[str, str]:
         """The trace field of RFC 5321 4.4 for the way that this mail took to us."""
@@ -244,6 +261,7 @@ class ConversationRequest:
         author: str | None = None,
         reply_to: str | None = None,
         headers: Mapping[str, str] | None = None,
+        even_suppressed: bool = False,
         **context: Any,
     ) -> None:
         """Answer the last mail once more, as `message.respond` does.
@@ -254,7 +272,12 @@ class ConversationRequest:
         context = {"conversation": self, **context}
         if self.message:
             self.message.respond(
-                template, author=author, reply_to=reply_to, headers=headers, **context
+                template,
+                author=author,
+                reply_to=reply_to,
+                headers=headers,
+                even_suppressed=even_suppressed,
+                **context,
             )
             return
         if author is None:
@@ -265,6 +288,7 @@ class ConversationRequest:
             to=self.person,
             reply_to=reply_to,
             headers=_safe(headers or {}),
+            even_suppressed=even_suppressed,
         )
 
 
@@ -277,6 +301,7 @@ def _post(
     subject: str = "",
     headers: Mapping[str, str],
     cause: int | None = None,
+    even_suppressed: bool,
 ) -> None:
     """Put a rendered mail into the outbox; `subject` is for a template that has none."""
     name, address = _name_and_address(author)
@@ -293,7 +318,13 @@ def _post(
         **headers,
     }
     raw = None if parts.html else mime.plain_to_bytes(fields | more, parts.text)
-    outbox.post(raw or _composed(parts, fields, more), sender=address, recipients=[to], cause=cause)
+    outbox.post(
+        raw or _composed(parts, fields, more),
+        sender=address,
+        recipients=[to],
+        cause=cause,
+        even_suppressed=even_suppressed,
+    )
 
 
 def _composed(parts: Rendered, fields: Mapping[str, str], headers: Mapping[str, str]) -> bytes:

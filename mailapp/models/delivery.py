@@ -17,7 +17,8 @@ from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from mailapp.addresses import fold
+from mailapp import returnpath
+from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
 from mailapp.mime import visible
@@ -403,6 +404,15 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{visible(self.recipient)} ({self.status})"
+
+    @property
+    def return_path(self) -> str:
+        """The envelope sender that it is sent under: with VERP, one that names it."""
+        message = self.message
+        if not message.verp:
+            return message.sender
+        hosts, domain = mail_settings().HOSTS, split(message.sender)[1]
+        return returnpath.of_delivery(self.pk, domain if domain in hosts else hosts[0])
 
     def put_off(self, seconds: float, reason: str) -> None:
         """Give it back for a while; the attempt does not count. Raise ClaimLost."""

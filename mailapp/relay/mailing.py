@@ -24,6 +24,11 @@ class Mailing:
     deliveries: list[Delivery]
     stored: RawMessage | None = None  #: loaded when it is its turn
 
+    @property
+    def sender(self) -> str:
+        """The envelope sender that all of it is sent under."""
+        return self.deliveries[0].return_path
+
     def split(self, recipients: Container[str]) -> tuple[Mailing, Mailing]:
         """Part it in two: one to these recipients, and one to the others."""
         to_them = [each for each in self.deliveries if each.recipient in recipients]

@@ -50,6 +50,7 @@ class Reply(NamedTuple):
 
 MALFORMED_SENDER = Reply(553, "5.1.7 Malformed sender address; nothing was sent")
 MALFORMED_RECIPIENT = Reply(553, "5.1.3 Malformed recipient address; nothing was sent")
+SUPPRESSED = Reply(550, "5.7.1 Nothing is sent to this address, see the suppressions")
 NO_SMTPUTF8 = Reply(553, "5.6.7 The smart host takes no addresses beyond ASCII")
 NO_8BITMIME = Reply(554, "5.6.3 The smart host takes no 8-bit mail")
 
