@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _postgres_url(config: pytest.Config) -> str | None:
-    server = postgres.server()
+    server = postgres.server(durable=False)
     try:
         url = server.__enter__()
     except postgres.NoPostgres as error:
@@ -150,9 +150,13 @@ def django_db_modify_db_settings(
     django_db_modify_db_settings_parallel_suffix: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """A real file for SQLite, since threads and processes share it as they do in earnest."""
+    """A real file for SQLite, since threads and processes share it as they do in earnest.
+
+    It need not survive a power cut, and most of the time would go into that.
+    """
     from django.db import connection
 
     if connection.vendor == "sqlite":
         folder = tmp_path_factory.mktemp("database")
         connection.settings_dict["TEST"]["NAME"] = str(folder / "mail.sqlite3")
+        connection.settings_dict["OPTIONS"]["init_command"] += "PRAGMA synchronous=OFF;"

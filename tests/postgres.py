@@ -16,34 +16,39 @@ from urllib.parse import quote
 
 VARIABLE = "MAIL_TEST_DATABASE_URL"
 
+_IN_MEMORY = "/dev/shm"  # of Linux
+_ROOM = 4 * 1024**3  # octets, of which the tests need a part
+
 
 class NoPostgres(Exception):
     """There is no PostgreSQL to test with."""
 
 
 @contextlib.contextmanager
-def server() -> Iterator[str]:
+def server(*, durable: bool = True) -> Iterator[str]:
     """Yield the URL of a database whose user may create others; end what was started for it.
 
+    One that is not `durable` keeps all that it committed unless the machine itself goes down.
     Raise NoPostgres when none is named in `MAIL_TEST_DATABASE_URL` and none can be started.
     """
     if url := os.environ.get(VARIABLE):
         yield url
         return
-    with own_server() as started:
+    with own_server(durable=durable) as started:
         yield started.url
 
 
 @contextlib.contextmanager
-def own_server() -> Iterator[Server]:
+def own_server(*, durable: bool = True) -> Iterator[Server]:
     """Start a server that nobody else uses; raise NoPostgres when there is none to start."""
-    with tempfile.TemporaryDirectory(prefix="mail-postgres-") as name:
+    place = None if durable else _memory()
+    with tempfile.TemporaryDirectory(prefix="mail-postgres-", dir=place) as name:
         folder = Path(name)
         programs = _programs(folder)
         _give_away(folder)
         _run(folder, programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust",
              "-E", "UTF8", "--locale", "C", "--no-sync")  # fmt: skip
-        started = Server(folder, programs)
+        started = Server(folder, programs, durable=durable)
         started.start()
         try:
             yield started
@@ -51,18 +56,27 @@ def own_server() -> Iterator[Server]:
             started.stop("fast")
 
 
+def _memory() -> str | None:
+    """A folder in memory, where tables are emptied in no time; None where there is none."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_IN_MEMORY).free >= _ROOM:
+            return _IN_MEMORY
+    return None
+
+
 class Server:
     """A PostgreSQL in a folder, which listens on a Unix socket there."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, *, durable: bool) -> None:
         self.url = f"postgresql://postgres@{quote(str(folder), safe='')}/postgres"
         self._folder = folder
+        self._options = f"-h '' -k {folder}" + ("" if durable else " -F")
         self._control = [programs / "pg_ctl", "-w", "-D", folder / "data"]
 
     def start(self) -> None:
         """Return when it takes connections."""
-        options = f"-h '' -k {self._folder}"
-        _run(self._folder, *self._control, "-l", self._folder / "log", "-o", options, "start")
+        log = self._folder / "log"
+        _run(self._folder, *self._control, "-l", log, "-o", self._options, "start")
 
     def stop(self, mode: str) -> None:
         """Return when it has ended; `immediate` ends it as a crash does."""
