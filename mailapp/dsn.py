@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import base64
-import re
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from email.utils import format_datetime
+from hashlib import blake2b
 from itertools import accumulate, takewhile
 from typing import TypeVar
 
+from django.db import transaction
 from django.utils import timezone
 
 from mailapp import bounces, mime, outbox
+from mailapp.addresses import fold
 from mailapp.conf import mail_settings
-from mailapp.errors import BadAddress, DeliveryInHand
-from mailapp.models import OUTGOING, Delivery, Message
+from mailapp.errors import BadAddress, DeliveryInHand, KeyUnusable
+from mailapp.models import OUTGOING, Delivery, Duty, Message
 
-Failure = tuple[str, str]  #: a recipient, and the reply that ended its delivery
+logger = logging.getLogger(__name__)
+
+Failure = tuple[str, str]  #: a recipient, and the reply that ended its delivery, or delays it
 Item = TypeVar("Item")
 
 _LARGEST = 50_000
@@ -26,51 +32,82 @@ _LONGEST_LINE = 998  # RFC 5322 2.1.1
 _HEADERS = """\
 From: Mail Delivery System <mailer-daemon@{host}>
 To: <{sender}>
-Subject: Undelivered mail returned to sender
+Subject: {subject}
 Date: {date}
 Message-ID: {report_id}
 Auto-Submitted: auto-replied
 MIME-Version: 1.0
 Content-Type: multipart/report; report-type=delivery-status; boundary="{edge}"
 """
-_ENHANCED = re.compile(r"[45]\d\d[ -]([45]\.\d{1,3}\.\d{1,3})\b")
 
 
 def post_failure(
     message: Message, failures: Sequence[Failure], *, head: bytes | None = None
-) -> bool:
+) -> str:
     """Tell the sender of `message` for whom it failed and why, in the caller's transaction.
 
-    Return False, with nothing posted, for the null sender, about automatic mail (RFC 3834
-    section 2), and when the sender was told before: there is one report for a message.
-    `head` is the header section of the message, where the caller has it.
+    There is one report for a message and one an hour for a sender. Return why this one was not
+    posted, for the operator, or "". Nobody is owed one for the null sender, or about automatic
+    mail (RFC 3834 section 2). `head` is the header section of the message, where the caller has
+    it.
     """
+    return _post(message, failures, head, until=None)
+
+
+def post_delay(
+    message: Message, delays: Sequence[Failure], until: datetime, *, head: bytes | None = None
+) -> str:
+    """Tell the sender, in the same way, that `message` is late and is tried `until` then."""
+    return _post(message, delays, head, until)
+
+
+def _post(
+    message: Message, failures: Sequence[Failure], head: bytes | None, until: datetime | None
+) -> str:
     if not message.sender:
-        return False
+        return ""
+    if _was_told(message, until):
+        return "the sender was told of this mail before"
     if head is None:
         head = mime.head(message.raw)
-    if mime.is_automatic(mime.parse(head + b"\r\n\r\n")) or _was_told(message):
-        return False
+    if mime.is_automatic(mime.parse(head + b"\r\n\r\n")):
+        return ""
     try:
-        outbox.post(
-            compose(message, failures, head),
-            sender="",
-            recipients=[message.sender],
-            cause=_cause(message, failures),
-        )
+        with transaction.atomic():  # the hour is free again if nothing is posted
+            if not Duty.objects.take(_hour_of(message.sender), every=timedelta(hours=1)):
+                return "the sender was told of another mail within the hour"
+            outbox.post(
+                compose(message, failures, head, until),
+                sender="",
+                recipients=[message.sender],
+                cause=_cause(message, failures),
+            )
     except BadAddress:  # an address at which nobody can be told
-        return False
-    return True
+        return ""
+    except KeyUnusable as error:
+        logger.error("The sender of message %d is not told: %s", message.pk, error)  # noqa: TRY400
+        return str(error)
+    return ""
 
 
-def _was_told(message: Message) -> bool:
-    """Look for our report; the lock keeps another transaction from posting one meanwhile."""
-    Message.objects.select_for_update(no_key=True).get(pk=message.pk)
-    return Message.objects.filter(message_id=_report_id(message), protocol="").exists()
+def noted(reply: str, untold: str) -> str:
+    """Return what the operator reads of a failure: the reply, and why its sender is not told."""
+    return f"{reply} ({untold})" if untold else reply
 
 
-def _report_id(message: Message) -> str:
-    return f"<failure.{message.pk}.{message.created_at:%Y%m%d%H%M%S}@{mail_settings().hostname}>"
+def _hour_of(sender: str) -> str:
+    """The duty to tell a sender, whose address may be too long for a name."""
+    return f"report {blake2b(fold(sender).encode(), digest_size=20).hexdigest()}"
+
+
+def _was_told(message: Message, until: datetime | None) -> bool:
+    report_id = _report_id(message, until)
+    return Message.objects.filter(message_id=report_id, protocol="").exists()
+
+
+def _report_id(message: Message, until: datetime | None) -> str:
+    kind, stamp = "delay" if until else "failure", f"{message.created_at:%Y%m%d%H%M%S}"
+    return f"<{kind}.{message.pk}.{stamp}@{mail_settings().hostname}>"
 
 
 def _cause(message: Message, failures: Sequence[Failure]) -> int | None:
@@ -78,14 +115,19 @@ def _cause(message: Message, failures: Sequence[Failure]) -> int | None:
     return failed.values_list("pk", flat=True).first()
 
 
-def compose(message: Message, failures: Sequence[Failure], head: bytes) -> bytes:
-    """Return a report of at most 50 kB: for people, for programs, and the original's headers."""
+def compose(
+    message: Message, failures: Sequence[Failure], head: bytes, until: datetime | None = None
+) -> bytes:
+    """Return a report of at most 50 kB: for people, for programs, and the original's headers.
+
+    Of a failure, or with `until`, of a delay.
+    """
     edge = f"report.{uuid.uuid4().hex}"
-    named = _first(failures, _LARGEST_STATUS, lambda failure: len(_status(*failure)))
+    named = _first(failures, _LARGEST_STATUS, lambda failure: len(_status(*failure, until)))
     report = [
-        *_headers(message, edge),
-        *_part(edge, "text/plain; charset=utf-8", _explanation(named, len(failures))),
-        *_part(edge, "message/delivery-status", _statuses(message, named)),
+        *_headers(message, edge, until),
+        *_part(edge, "text/plain; charset=utf-8", _explanation(named, len(failures), until)),
+        *_part(edge, "message/delivery-status", _statuses(message, named, until)),
     ]
     room = (_LARGEST - sum(len(line) + 2 for line in report)) * 7 // 10  # it may become base64
     returned = _first(head.splitlines(), room, lambda line: len(line) + 2)
@@ -100,12 +142,13 @@ def _first(items: Iterable[Item], octets: int, size: Callable[[Item], int]) -> l
     return items[: len(list(fitting))]
 
 
-def _headers(message: Message, edge: str) -> list[bytes]:
+def _headers(message: Message, edge: str, until: datetime | None) -> list[bytes]:
     headers = _HEADERS.format(
         host=mail_settings().hostname,
         sender=mime.one_line(message.sender),
+        subject="Mail not delivered yet" if until else "Undelivered mail returned to sender",
         date=format_datetime(timezone.now()),
-        report_id=_report_id(message),
+        report_id=_report_id(message, until),
         edge=edge,
     )
     return [*headers.encode().splitlines(), b""]
@@ -129,41 +172,42 @@ def _part(edge: str, kind: str, content: bytes) -> list[bytes]:
     ]
 
 
-def _explanation(named: Sequence[Failure], failed: int) -> bytes:
+def _explanation(named: Sequence[Failure], failed: int, until: datetime | None) -> bytes:
     lines = [
         f"This is the mail system of {mail_settings().hostname}.",
         "",
-        "Your mail could not be delivered to:",
+        f"Your mail could not be delivered {'yet ' if until else ''}to:",
         "",
     ]
     for recipient, reply in named:
         lines += [f"<{mime.one_line(recipient)}>", f"    {_short(reply)}", ""]
     if failed > len(named):
         lines += [f"and {failed - len(named)} more recipients.", ""]
-    lines += ["Nothing more will be tried. The headers of your mail follow."]
+    if until:
+        lines += [f"It is tried again until {format_datetime(until)}; you need not do anything."]
+    else:
+        lines += ["Nothing more will be tried."]
+    lines += ["The headers of your mail follow."]
     return "\r\n".join(lines).encode()
 
 
-def _statuses(message: Message, named: Sequence[Failure]) -> bytes:
+def _statuses(message: Message, named: Sequence[Failure], until: datetime | None) -> bytes:
     about_the_message = (
         f"Reporting-MTA: dns; {mail_settings().hostname}\r\n"
         f"Arrival-Date: {format_datetime(message.created_at)}\r\n"
     )
-    return "\r\n".join([about_the_message, *(_status(*failure) for failure in named)]).encode()
+    blocks = (_status(*failure, until) for failure in named)
+    return "\r\n".join([about_the_message, *blocks]).encode()
 
 
-def _status(recipient: str, reply: str) -> str:
+def _status(recipient: str, reply: str, until: datetime | None) -> str:
     return (
         f"Final-Recipient: {_typed_address(recipient)}\r\n"
-        "Action: failed\r\n"
-        f"Status: {_enhanced(reply)}\r\n"
+        f"Action: {'delayed' if until else 'failed'}\r\n"
+        f"Status: {bounces.enhanced_status(reply)}\r\n"
         f"Diagnostic-Code: smtp; {_short(reply).encode('ascii', 'replace').decode()}\r\n"
+        + (f"Will-Retry-Until: {format_datetime(until)}\r\n" if until else "")
     )
-
-
-def _enhanced(reply: str) -> str:
-    found = _ENHANCED.match(reply)
-    return found[1] if found else "4.0.0" if reply.startswith("4") else "5.0.0"
 
 
 def _typed_address(address: str) -> str:

@@ -251,11 +251,25 @@ def _expired_suppressions() -> Iterator[list[int]]:
     return _in_steps(Suppression.objects.expired().values_list("pk", flat=True))
 
 
+def _overdue_duties() -> Iterator[list[str]]:
+    return _in_steps(_overdue().values_list("pk", flat=True))
+
+
+def _remove_duties(names: list[str]) -> int:
+    return _overdue().filter(pk__in=names).delete()[0]
+
+
+def _overdue() -> models.QuerySet[Duty]:
+    """Duties that nobody took for a day: whose turn is over, such as to tell a sender."""
+    return Duty.objects.filter(due_at__lt=_days_ago(1))
+
+
 _CHORES = {
     "deliveries": Chore(_old_deliveries, _remove_deliveries),
     "transitions": Chore(_old_transitions, partial(_remove_rows, Transition)),
     "processes": Chore(_old_processes, partial(_remove_rows, Process)),
     "notes of unheard mail": Chore(_old_unheard, partial(_remove_rows, Unheard)),
     "suppressions": Chore(_expired_suppressions, partial(_remove_rows, Suppression)),
+    "duties": Chore(_overdue_duties, _remove_duties),
     "files without a message": Chore(_orphans, _remove_files),
 }

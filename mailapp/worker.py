@@ -278,32 +278,33 @@ class _Turn:
         Nobody takes it, or it kills: held. A 5xx of the handler: failed, with a DSN. Anything
         else is tried again, and after the last try held, when ERROR has its say.
         """
-        ending = _ending(delivery, error)
+        ending, reply = _ending(delivery, error), failures.in_one_line(error)
         if isinstance(error, MemoryError):
             containment.out_of_memory()
         if ending == Status.FAILED:
-            self._tell_sender(delivery, error)
+            reply = self._tell_sender(delivery, reply)
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
         if plan and plan.line:
             _keep_order(delivery, plan.line, ending)
         self.outcomes[delivery] = Outcome(
             status=ending,
-            reply=failures.in_one_line(error),
+            reply=reply,
             error="" if isinstance(error, _PLAIN) else failures.in_full(error),
             delay=_delay(delivery, error) if ending == Status.DEFERRED else 0,
             handler=plan.handler if plan else None,
             started_at=started_at,
         )
 
-    def _tell_sender(self, delivery: Delivery, error: BaseException) -> None:
+    def _tell_sender(self, delivery: Delivery, reply: str) -> str:
+        """Post a report; return the reply, with a note of why the sender is not told."""
         try:
             with transaction.atomic():
-                dsn.post_failure(
-                    delivery.message, [(delivery.recipient, failures.in_one_line(error))]
-                )
-        except Exception:
+                untold = dsn.post_failure(delivery.message, [(delivery.recipient, reply)])
+        except Exception as error:
             logger.exception("No report of the failed delivery %d", delivery.pk)
+            untold = failures.in_one_line(error)
+        return dsn.noted(reply, untold)
 
     def _enter_error(self, plan: dispatch.Plan) -> None:
         """Move the conversation to ERROR, where it stays when the function there fails too."""

@@ -1,4 +1,4 @@
-"""Duties: what one process does now and then for all, on all machines."""
+"""Duties: what is done at most now and then, by one process of all on all machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from django.utils import timezone
 
 class DutyQuerySet(models.QuerySet["Duty"]):
     def take(self, name: str, every: timedelta) -> bool:
-        """Say whether the duty is the caller's: one of all who ask, once in that time."""
+        """Say whether the duty is the caller's: one of all who ask, once in that time.
+
+        Part of the caller's transaction: if that is rolled back, the duty was not taken.
+        """
         now = timezone.now()
         self.get_or_create(name=name, defaults={"due_at": now})
         if not self.filter(name=name, due_at__lte=now).exists():

@@ -16,6 +16,12 @@ def is_expired(delivery: Delivery, now: datetime) -> bool:
     return _seconds_left(delivery, now) <= 0
 
 
+def is_late(delivery: Delivery, now: datetime) -> bool:
+    """Say whether a delivery waits for so long that its sender wants to know."""
+    seconds = mail_settings().DELAY_NOTICE_SECONDS
+    return bool(seconds) and (now - delivery.created_at).total_seconds() >= seconds
+
+
 def delay(delivery: Delivery, now: datetime) -> float:
     """Seconds until the next try: by the number of tries, with jitter, the last in good time."""
     waits = mail_settings().RELAY_RETRY_SECONDS
@@ -24,9 +30,13 @@ def delay(delivery: Delivery, now: datetime) -> float:
     return min(wait, _seconds_left(delivery, now))
 
 
+def gives_up_at(delivery: Delivery) -> datetime:
+    """From then on a temporary failure is the last."""
+    return delivery.created_at + timedelta(seconds=mail_settings().RELAY_GIVE_UP_SECONDS)
+
+
 def _seconds_left(delivery: Delivery, now: datetime) -> float:
-    give_up_at = delivery.created_at + timedelta(seconds=mail_settings().RELAY_GIVE_UP_SECONDS)
-    return (give_up_at - now).total_seconds()
+    return (gives_up_at(delivery) - now).total_seconds()
 
 
 class Rest:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from mailapp import dsn, mime
+from mailapp.addresses import fold
 from mailapp.conf import Endpoint, mail_settings
 from mailapp.errors import ClaimLost, MailError
 from mailapp.lifecycle import Life, living, release_dead
@@ -20,7 +22,7 @@ from mailapp.wakeup import Listener, listen
 
 from .connection import Connection
 from .mailing import Mailing, Sent
-from .schedule import Rest, is_expired
+from .schedule import Rest, gives_up_at, is_expired, is_late
 from .senders import Senders
 from .session import Session
 
@@ -137,6 +139,7 @@ class Relay:
         self._life.activity = str(trouble)
         self._claimed += self._senders.take_back()
         self._fail_expired(trouble)
+        self._tell_of_delay(trouble)
         self._give_back()
 
     def _fail_expired(self, trouble: MailError) -> None:
@@ -155,6 +158,11 @@ class Relay:
         )
         for mailing in self._claimed:
             mailing.deliveries = [each for each in mailing.deliveries if not is_expired(each, now)]
+
+    def _tell_of_delay(self, trouble: MailError) -> None:
+        """Tell the senders of what waits for the smart host, and has not been tried."""
+        waiting = [each for mailing in self._claimed for each in mailing.deliveries]
+        _tell_of_delay(dict.fromkeys(waiting, trouble.reply), heads={})
 
     def _give_back(self) -> None:
         """Queue again what nobody has tried."""
@@ -200,14 +208,39 @@ def _settle(results: Sequence[Sent]) -> None:
 
 
 def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) -> None:
-    failures: dict[Message, list[dsn.Failure]] = defaultdict(list)
-    for delivery, outcome in outcomes.items():
-        if outcome.status == Status.FAILED:
-            failures[delivery.message].append((delivery.recipient, outcome.reply))
     with transaction.atomic():
-        Delivery.objects.settle(outcomes)
-        for message in sorted(failures, key=lambda message: message.pk):  # as other relays do
-            dsn.post_failure(message, failures[message], head=heads[message.pk])
+        Delivery.objects.settle(_tell_senders(outcomes, heads))
+
+
+def _tell_senders(
+    outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]
+) -> dict[Delivery, Outcome]:
+    """Post reports of what failed, and of what is late; note where a sender is not told."""
+    noted = dict(outcomes)
+    failed = [each for each in outcomes if outcomes[each].status == Status.FAILED]
+    for message, deliveries in _by_message(failed):
+        replies = [(each.recipient, outcomes[each].reply) for each in deliveries]
+        untold = dsn.post_failure(message, replies, head=heads[message.pk])
+        for each in deliveries:
+            noted[each] = replace(outcomes[each], reply=dsn.noted(outcomes[each].reply, untold))
+    deferred = [each for each in outcomes if outcomes[each].status == Status.DEFERRED]
+    _tell_of_delay({each: outcomes[each].reply for each in deferred}, heads)
+    return noted
+
+
+def _tell_of_delay(replies: Mapping[Delivery, str], heads: Mapping[int, bytes]) -> None:
+    now = timezone.now()
+    for message, late in _by_message(each for each in replies if is_late(each, now)):
+        delays = [(each.recipient, replies[each]) for each in late]
+        dsn.post_delay(message, delays, gives_up_at(late[0]), head=heads.get(message.pk))
+
+
+def _by_message(deliveries: Iterable[Delivery]) -> list[tuple[Message, list[Delivery]]]:
+    """Group deliveries, in the order in which every relay tells senders, who are locked by it."""
+    groups: dict[Message, list[Delivery]] = defaultdict(list)
+    for delivery in deliveries:
+        groups[delivery.message].append(delivery)
+    return sorted(groups.items(), key=lambda group: (fold(group[0].sender), group[0].pk))
 
 
 def _commit_alone(delivery: Delivery, outcome: Outcome, heads: Mapping[int, bytes]) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
 
 from mailapp import bounces, dsn
 from mailapp.errors import DeliveryInHand
-from mailapp.models import OUTGOING, Delivery, Message, Process
+from mailapp.models import OUTGOING, Delivery, Duty, Message, Process
 from mailapp.models.delivery import Outcome, Status
 
 pytestmark = pytest.mark.django_db
 
 FAILURES = [("you@example.com", "550 5.1.1 User unknown")]
+DELAYS = [("you@example.com", "450 4.2.0 Greylisted")]
 OUR_ID = "<news@example.com>"
 OURS = f"From: you@example.com\r\nMessage-ID: {OUR_ID}\r\n\r\nNews\r\n".encode()
 
@@ -22,7 +28,7 @@ OURS = f"From: you@example.com\r\nMessage-ID: {OUR_ID}\r\n\r\nNews\r\n".encode()
 def test_sender_is_told_from_the_null_sender(message: Callable[..., Message]):
     failed = message(sender="reader@client.test", queue=OUTGOING)
 
-    assert dsn.post_failure(failed, FAILURES)
+    assert dsn.post_failure(failed, FAILURES) == ""
 
     report = Message.objects.exclude(pk=failed.pk).get()
     assert report.sender == ""
@@ -33,29 +39,98 @@ def test_sender_is_told_from_the_null_sender(message: Callable[..., Message]):
     assert bounces.read(report.raw) is not None
 
 
+def reports() -> int:
+    """How many reports were posted."""
+    return Message.objects.filter(sender="", protocol="").count()
+
+
+def let_the_hour_pass() -> None:
+    Duty.objects.update(due_at=F("due_at") - timedelta(hours=1))
+
+
 def test_sender_is_told_once_for_each_message(message: Callable[..., Message]):
-    failed, other = message(), message()
+    failed = message()
 
-    told = [dsn.post_failure(each, FAILURES) for each in (failed, failed, other)]
+    told = [dsn.post_failure(failed, FAILURES)]
+    let_the_hour_pass()
+    told.append(dsn.post_failure(failed, FAILURES))
 
-    assert told == [True, False, True]
+    assert told == ["", "the sender was told of this mail before"]
+    assert reports() == 1
+
+
+def test_sender_is_told_once_an_hour(message: Callable[..., Message]):
+    senders = ["reader@client.test", "Reader@CLIENT.test", "another@client.test"]
+
+    told = [dsn.post_failure(message(sender=sender), FAILURES) for sender in senders]
+    let_the_hour_pass()
+    told.append(dsn.post_failure(message(), FAILURES))
+
+    assert told == ["", "the sender was told of another mail within the hour", "", ""]
+    assert reports() == 3
+
+
+def test_hour_does_not_begin_with_a_report_that_is_rolled_back(message: Callable[..., Message]):
+    failed = message()
+    with contextlib.suppress(LookupError), transaction.atomic():
+        dsn.post_failure(failed, FAILURES)
+        raise LookupError
+
+    assert dsn.post_failure(failed, FAILURES) == ""
+    assert reports() == 1
 
 
 @pytest.mark.django_db(transaction=True)
 def test_two_at_once_tell_the_sender_once(
-    message: Callable[..., Message], together: Callable[..., list[bool]]
+    message: Callable[..., Message], together: Callable[..., list[str]]
+):
+    messages = [message(), message()]
+
+    def tell() -> str:
+        with transaction.atomic():
+            return dsn.post_failure(messages.pop(), FAILURES)
+
+    assert sorted(together(tell, tell)) == [
+        "",
+        "the sender was told of another mail within the hour",
+    ]
+    assert reports() == 1
+
+
+def test_notice_of_a_delay_is_told_once_and_the_failure_all_the_same(
+    message: Callable[..., Message],
+):
+    late = message()
+
+    told = [dsn.post_delay(late, DELAYS, timezone.now())]
+    let_the_hour_pass()
+    told.append(dsn.post_delay(late, DELAYS, timezone.now()))
+    told.append(dsn.post_failure(late, FAILURES))
+
+    assert told == ["", "the sender was told of this mail before", ""]
+    assert reports() == 2
+
+
+def test_operator_is_told_that_a_report_cannot_be_signed(
+    message: Callable[..., Message], settings: Any, caplog: pytest.LogCaptureFixture
 ):
     failed = message()
+    settings.MAIL = {**settings.MAIL, "DKIM": {"localhost": {"new": "/nowhere/key.pem"}}}
 
-    def tell() -> bool:
-        with transaction.atomic():
-            return dsn.post_failure(failed, FAILURES)
+    why = dsn.post_failure(failed, FAILURES)
 
-    assert sorted(together(tell, tell)) == [False, True]
+    assert why.startswith("A DKIM key cannot be used")
+    assert "/nowhere/key.pem" in caplog.text
+    settings.MAIL = {**settings.MAIL, "DKIM": {}}
+    assert dsn.post_failure(failed, FAILURES) == ""
+    assert reports() == 1
 
 
 def test_null_sender_is_told_nothing(message: Callable[..., Message]):
-    assert not dsn.post_failure(message(sender=""), FAILURES)
+    dsn.post_failure(message(sender=""), FAILURES)
+    dsn.post_delay(message(sender=""), DELAYS, timezone.now())
+
+    assert reports() == 0
 
 
 @pytest.mark.parametrize(
@@ -72,15 +147,22 @@ def test_null_sender_is_told_nothing(message: Callable[..., Message]):
 def test_nothing_is_told_about_automatic_mail(message: Callable[..., Message], field: bytes):
     automatic = message(raw=field + b"\r\n\r\nBody\r\n")
 
-    assert not dsn.post_failure(automatic, FAILURES)
+    dsn.post_failure(automatic, FAILURES)
+    dsn.post_delay(automatic, DELAYS, timezone.now())
+
+    assert reports() == 0
 
 
 def test_mail_that_says_it_is_not_automatic_is_told_of(message: Callable[..., Message]):
-    assert dsn.post_failure(message(raw=b"Auto-Submitted: no\r\n\r\nBody\r\n"), FAILURES)
+    dsn.post_failure(message(raw=b"Auto-Submitted: no\r\n\r\nBody\r\n"), FAILURES)
+
+    assert reports() == 1
 
 
 def test_sender_with_a_line_break_is_not_written_to(message: Callable[..., Message]):
-    assert not dsn.post_failure(message(sender="a\r\nb@client.test"), FAILURES)
+    dsn.post_failure(message(sender="a\r\nb@client.test"), FAILURES)
+
+    assert reports() == 0
 
 
 @pytest.fixture

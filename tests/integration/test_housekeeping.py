@@ -365,6 +365,16 @@ def test_expired_suppressions_go_and_those_without_an_end_stay(db):
     assert not Suppression.objects.filter(address="old@client.test").exists()
 
 
+def test_duties_that_nobody_takes_any_more_go(db):
+    for name, due_at in [("old", days_ago(1.1)), ("due", days_ago(0.9)), ("new", days_ago(-1))]:
+        Duty.objects.create(name=name, due_at=due_at)
+
+    removed = housekeeping.clean()
+
+    assert removed == NOTHING | {"duties": 1}
+    assert set(Duty.objects.values_list("name", flat=True)) == {"due", "new"}
+
+
 # Once a day
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -406,13 +407,76 @@ def test_mail_flows_again_when_the_smart_host_is_back(serve, relay, post):
 def test_mail_too_old_to_wait_for_a_dead_smart_host_fails(serve, relay, post):
     server = serve(banner="421 Busy")
     for recipient in MANY:
-        post(recipient)
+        post(recipient, sender=f"for-{recipient}")
     Delivery.objects.update(created_at=timezone.now() - timedelta(days=6))
 
     relay(server.address, RELAY_REST_SECONDS=[DEADLINE])
 
     wait_until(lambda: Delivery.objects.filter(status=Status.FAILED).count() == 6)
     assert len(wait_until(reports)) == 6
+
+
+def test_operator_reads_why_a_sender_is_not_told_of_a_second_failure(serve, relay, post):
+    server = serve(RCPT="550 5.1.1 Unknown")
+    for recipient in ("a@client.test", "b@client.test"):
+        post(recipient)
+
+    relay(server.address)
+
+    wait_until(lambda: Delivery.objects.filter(status=Status.FAILED).count() == 2)
+    replies = Delivery.objects.filter(status=Status.FAILED).values_list("reply", flat=True)
+    assert sorted(replies) == [
+        "550 5.1.1 Unknown",
+        "550 5.1.1 Unknown (the sender was told of another mail within the hour)",
+    ]
+    assert len(reports()) == 1
+
+
+# Mail that is late
+
+
+def late(message: Message, **age: float) -> None:
+    message.deliveries.update(created_at=timezone.now() - timedelta(**age))
+
+
+def test_sender_is_told_once_that_a_mail_is_late(serve, relay, post):
+    server = serve(RCPT="450 4.2.0 Greylisted")
+    deferred = post("reader@client.test")
+    late(deferred, hours=5)
+
+    relay(server.address, RELAY_RETRY_SECONDS=[0.01], DELAY_NOTICE_SECONDS=4 * 3600)
+
+    wait_until(lambda: deferred.deliveries.get().attempt_set.count() == 3)
+    [report] = reports()
+    assert report.temporary
+    assert report.message_id == "<1@example.com>"
+    assert [each.reply for each in report.reports] == ["450 4.2.0 Greylisted"]
+    [told] = Message.objects.filter(sender="")
+    gives_up = deferred.deliveries.get().created_at + timedelta(days=5)
+    assert f"Will-Retry-Until: {format_datetime(gives_up)}".encode() in told.raw
+
+
+@pytest.mark.parametrize(("seconds", "hours"), [(0, 100), (4 * 3600, 3)])
+def test_sender_is_told_nothing_of_a_mail_that_is_not_late(serve, relay, post, seconds, hours):
+    server = serve(RCPT="450 4.2.0 Greylisted")
+    deferred = post("reader@client.test")
+    late(deferred, hours=hours)
+
+    relay(server.address, DELAY_NOTICE_SECONDS=seconds)
+
+    assert settled(deferred).status == Status.DEFERRED
+    assert Message.objects.get() == deferred
+
+
+def test_senders_are_told_of_what_waits_untried_for_a_dead_smart_host(serve, relay, post):
+    server = serve(banner="421 Busy")
+    for recipient in MANY:
+        late(post(recipient, sender=f"for-{recipient}"), hours=5)
+
+    relay(server.address, RELAY_REST_SECONDS=[0.01], DELAY_NOTICE_SECONDS=4 * 3600)
+
+    wait_until(lambda: len(reports()) == 6)
+    assert all(report.temporary for report in reports())
 
 
 def test_what_was_sent_before_the_smart_host_broke_off_stays_sent(serve, relay, post):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from datetime import UTC, datetime
 
 import pytest
 
@@ -119,3 +120,32 @@ def test_report_ends_every_line_with_crlf():
     report = dsn.compose(sent_by("reader@client.test"), FAILURES, HEAD.replace(b"\r\n", b"\n"))
 
     assert report.count(b"\r\n") == report.count(b"\n") == report.count(b"\r")
+
+
+UNTIL = datetime(2026, 12, 3, 10, tzinfo=UTC)
+DELAYS = [("you@example.com", "450 4.2.0 Greylisted")]
+
+
+def test_notice_of_a_delay_says_until_when_the_mail_is_tried():
+    notice = dsn.compose(sent_by("reader@client.test"), DELAYS, HEAD, UNTIL)
+
+    bounce = bounces.read(notice)
+    assert bounce is not None
+    assert bounce.temporary
+    assert bounce.reports[0].reply == "450 4.2.0 Greylisted"
+    assert b"\r\nAction: delayed\r\n" in notice
+    assert b"\r\nWill-Retry-Until: Thu, 03 Dec 2026 10:00:00 +0000\r\n" in notice
+    assert "tried again until Thu, 03 Dec 2026 10:00:00 +0000" in text_of(notice)
+
+
+def test_report_of_a_failure_promises_no_further_try():
+    report = dsn.compose(sent_by("reader@client.test"), FAILURES, HEAD)
+
+    assert b"Will-Retry-Until" not in report
+    assert "Nothing more will be tried." in text_of(report)
+
+
+def test_notice_of_a_delay_is_automatic_so_that_none_is_sent_about_it():
+    assert mime.is_automatic(
+        mime.parse(dsn.compose(sent_by("reader@client.test"), DELAYS, HEAD, UNTIL))
+    )

@@ -36,6 +36,7 @@ TESTS = {
     "`failed`": [
         "5xx_fails_and_tells_the_sender_and_nothing_else",
         "sender_is_not_told_of_a_failure_that_is_not_noted",
+        "operator_reads_why_a_sender_is_not_told_of_a_second_failure",
         "nobody_is_told_of_what_was_discarded",
         "nobody_is_told_of_what_came_back",
         "mail_goes_when_its_status_is_not_kept_so_long",
@@ -128,6 +129,10 @@ TESTS = {
     ],
     "processes": [
         "process_goes_once_it_is_long_silent_and_nothing_names_it",
+    ],
+    "duties: a sender's hour without another DSN": [
+        "duties_that_nobody_takes_any_more_go",
+        "sender_is_told_once_an_hour",
     ],
     "suppressions": ["expired_suppressions_go_and_those_without_an_end_stay"],
     "notes of unheard mail": [

@@ -70,3 +70,11 @@ def test_rest_is_over_when_its_time_has_passed():
     rest.begin()
 
     assert 999 < rest.remaining <= 1000
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(0, False), (599, True), (600, True), (601, False)])
+def test_mail_is_late_from_the_age_that_the_setting_says(settings, seconds, late):
+    settings.MAIL = {**settings.MAIL, "DELAY_NOTICE_SECONDS": seconds}
+    delivery = Delivery(created_at=BORN)
+
+    assert schedule.is_late(delivery, BORN + timedelta(seconds=600)) is late
