@@ -64,7 +64,7 @@ def post_delay(
 def _post(
     message: Message, failures: Sequence[Failure], head: bytes | None, until: datetime | None
 ) -> str:
-    if not message.sender:
+    if not message.sender or message.verp:  # its own deliveries say what failed
         return ""
     if _was_told(message, until):
         return "the sender was told of this mail before"
@@ -241,7 +241,7 @@ def record(bounce: bounces.Bounce) -> list[Delivery]:
         delivery
         for report in bounce.reports
         for delivery in _deliveries(bounce.message_id, report.recipient)
-        if _record(delivery, report)
+        if note(delivery, report)
     ]
 
 
@@ -256,7 +256,8 @@ def _deliveries(message_id: str, recipient: str) -> Iterable[Delivery]:
     )
 
 
-def _record(delivery: Delivery, report: bounces.Report) -> bool:
+def note(delivery: Delivery, report: bounces.Report) -> bool:
+    """Write what a report says on a delivery that was sent; say whether it was."""
     row = Delivery.objects.filter(pk=delivery.pk)
     if delivery.status == Delivery.Status.CLAIMED:
         raise DeliveryInHand(str(delivery))

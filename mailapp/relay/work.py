@@ -16,10 +16,11 @@ from mailapp.addresses import fold
 from mailapp.conf import Endpoint, mail_settings
 from mailapp.errors import ClaimLost, MailError
 from mailapp.lifecycle import Life, living, release_dead
-from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage
+from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
 from mailapp.models.delivery import Outcome, Status
 from mailapp.wakeup import Listener, listen
 
+from . import wire
 from .connection import Connection
 from .mailing import Mailing, Sent
 from .schedule import Rest, gives_up_at, is_expired, is_late
@@ -101,7 +102,31 @@ class Relay:
         if in_hand <= _MOST // 2:
             room = _MOST - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
+            self._fail_suppressed()
         self._life.activity = f"{self._in_hand()} deliveries in hand"
+
+    def _fail_suppressed(self) -> None:
+        """End, without a try, what goes to addresses that nothing is sent to."""
+        held_back = [each for each in self._claimed if not each.message.even_suppressed]
+        recipients = {row.recipient for each in held_back for row in each.deliveries}
+        people = Suppression.objects.among(recipients) if recipients else set()
+        suppressed = {recipient for recipient in recipients if fold(recipient) in people}
+        if not suppressed:
+            return
+        parts = {each: each.split(suppressed) for each in held_back}
+        _settle(
+            [
+                Sent(
+                    failed,
+                    head=mime.head(failed.message.raw),
+                    replies=dict.fromkeys(suppressed, wire.SUPPRESSED),
+                )
+                for failed, _ in parts.values()
+                if failed.deliveries
+            ]
+        )
+        left = [parts[each][1] if each in parts else each for each in self._claimed]
+        self._claimed = [each for each in left if each.deliveries]
 
     def _in_hand(self) -> int:
         return sum(len(each.deliveries) for each in [*self._claimed, *self._senders.in_hand])
@@ -189,9 +214,11 @@ class Relay:
 
 
 def _mailings(claimed: Sequence[Delivery]) -> list[Mailing]:
-    mailings: dict[int, Mailing] = {}
+    """Put together what may go in one transaction: what has the same message and return path."""
+    mailings: dict[tuple[int, str], Mailing] = {}
     for delivery in claimed:
-        mailing = mailings.setdefault(delivery.message_id, Mailing(delivery.message, []))
+        together = (delivery.message_id, delivery.return_path)
+        mailing = mailings.setdefault(together, Mailing(delivery.message, []))
         mailing.deliveries.append(delivery)
     return list(mailings.values())
 
@@ -208,8 +235,10 @@ def _settle(results: Sequence[Sent]) -> None:
 
 
 def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) -> None:
+    failed = [each for each in outcomes if outcomes[each].status == Status.FAILED]
     with transaction.atomic():
         Delivery.objects.settle(_tell_senders(outcomes, heads))
+        Suppression.objects.note_failures({each: outcomes[each].reply for each in failed})
 
 
 def _tell_senders(

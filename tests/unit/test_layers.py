@@ -14,15 +14,16 @@ ROOT = Path(__file__).parent.parent.parent
 ORDER = [
     *["conf", "errors"],
     *["addresses", "mime"],
-    *["routing", "bounces", "identity", "dkim", "returnpath"],
+    *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
     *["wakeup", "storage", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
-    *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request", "backends"],
+    *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
+    *["returns", "lists", "backends"],
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],
     *["handlers"],
     *["dialogue", "devserver", "supervisor", "testing"],
-    *["admin", "templatetags", "management", "checks", "tasks", "apps"],
+    *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
 ]
 
 # What only these may import, since everything else must not know of it.

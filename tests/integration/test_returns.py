@@ -1,0 +1,220 @@
+"""Mail that comes back, to return paths that name the delivery or the sender, over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.db import transaction
+
+from mailapp import dsn, outbox, returnpath
+from mailapp.handlers import bounce
+from mailapp.models import OUTGOING, Delivery, Message, Suppression
+from mailapp.models.delivery import Status
+from mailapp.request import MailRequest
+from mailapp.routing import route, stateless
+from mailapp.testing.person import Person
+from mailapp.testing.post import Refused
+from mailapp.testing.smtp import OverSmtp
+from tests.modules import make_module
+
+RAW = b"From: news@localhost\r\nMessage-ID: <1@localhost>\r\nSubject: News\r\n\r\nHello\r\n"
+UNKNOWN = "550 5.1.1 User unknown"
+READERS = ["ann@client.test", "bob@client.test"]
+
+
+@stateless
+@route("desk@(host)")
+def FORWARD(message: MailRequest, host: str) -> None:
+    """Send all mail for the desk on, in the name of an address of ours."""
+    message.forward("ann@client.test", srs=True)
+
+
+@pytest.fixture
+def desk(use_handlers: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    use_handlers(make_module(monkeypatch, "desk", FORWARD), bounce)
+
+
+@pytest.fixture
+def mail(desk: None, mail_over_smtp: OverSmtp) -> OverSmtp:
+    return mail_over_smtp
+
+
+@pytest.fixture
+def post_office(person: Callable[[str], Person]) -> Person:
+    """The mail system of the readers."""
+    return person("postmaster@client.test")
+
+
+@pytest.fixture
+def news(mail: OverSmtp) -> dict[str, Delivery]:
+    """A mail with VERP that was sent to both readers: its deliveries."""
+    with transaction.atomic():
+        outbox.post(RAW, sender="news@localhost", recipients=READERS, verp=True)
+    mail.work()
+    return {each.recipient: each for each in Delivery.objects.filter(queue=OUTGOING)}
+
+
+def report(reply: str, *, recipient: str = "ann@client.test", late: bool = False) -> bytes:
+    raw = dsn.compose(Message(pk=1, sender="news@localhost"), [(recipient, reply)], RAW)
+    return raw.replace(b"Action: failed", b"Action: delayed") if late else raw
+
+
+def came_back(delivery: Delivery) -> tuple[str, str]:
+    delivery.refresh_from_db()
+    return delivery.status, delivery.reply
+
+
+def newest_note() -> str:
+    return Delivery.objects.filter(queue="incoming").latest("id").reply
+
+
+def test_each_delivery_of_one_message_goes_out_under_a_return_path_of_its_own(news, mail):
+    assert Message.objects.count() == 1
+    assert {sent.recipient: sent.sender for sent in mail.sent()} == {
+        recipient: returnpath.of_delivery(delivery.pk, "localhost")
+        for recipient, delivery in news.items()
+    }
+
+
+def test_bounce_is_noted_on_the_delivery_that_its_recipient_names(news, post_office):
+    ann, bob = (news[reader] for reader in READERS)
+
+    post_office.send(ann.return_path, report(UNKNOWN), sender="")
+
+    assert came_back(ann) == (Status.FAILED, UNKNOWN)
+    assert came_back(bob)[0] == Status.DONE
+    assert [each.address for each in Suppression.objects.all()] == ["ann@client.test"]
+
+
+def test_bounce_that_cannot_be_read_is_noted_too(news, post_office):
+    ann = news["ann@client.test"]
+
+    post_office.send(ann.return_path, b"Subject: failure notice\r\n\r\nSorry.\r\n", sender="")
+
+    assert came_back(ann) == (Status.FAILED, "550 5.0.0 Bounced")
+    assert not Suppression.objects.exists()
+
+
+def test_bounce_about_whom_the_reader_forwards_to_is_the_readers(news, post_office):
+    ann = news["ann@client.test"]
+
+    post_office.send(ann.return_path, report(UNKNOWN, recipient="elsewhere@far.test"), sender="")
+
+    assert came_back(ann) == (Status.FAILED, UNKNOWN)
+
+
+def test_delay_is_noted_and_leaves_the_delivery_done(news, post_office):
+    ann = news["ann@client.test"]
+
+    post_office.send(ann.return_path, report("451 4.4.1 Late", late=True), sender="")
+
+    assert came_back(ann) == (Status.DONE, "451 4.4.1 Late")
+
+
+def test_report_of_a_success_is_no_bounce(news, post_office):
+    ann = news["ann@client.test"]
+    good = report("250 2.1.5 Ok").replace(b"Action: failed", b"Action: delivered")
+
+    post_office.send(ann.return_path, good, sender="")
+
+    assert came_back(ann)[0] == Status.DONE
+    assert newest_note() == f"Nothing new of delivery {ann.pk}"
+
+
+def test_mail_of_a_person_to_a_return_path_changes_nothing(news, person):
+    ann = news["ann@client.test"]
+
+    person("ann@client.test").say(ann.return_path, "I am away")
+
+    assert came_back(ann)[0] == Status.DONE
+    assert newest_note() == "Dropped: it is no bounce"
+
+
+def test_bounce_of_a_mail_that_is_kept_no_longer_changes_nothing(post_office):
+    post_office.send(returnpath.of_delivery(4711, "localhost"), report(UNKNOWN), sender="")
+
+    assert newest_note() == "Delivery 4711 is kept no longer"
+
+
+def test_forged_return_path_is_refused(news, post_office):
+    ann, bob = (news[reader] for reader in READERS)
+    forged = ann.return_path.replace(f"+{ann.pk}-", f"+{bob.pk}-")
+
+    with pytest.raises(Refused, match=r"550 5\.1\.1"):
+        post_office.send(forged, report(UNKNOWN), sender="")
+
+
+def test_bounce_that_anybody_could_write_suppresses_nobody(news, post_office):
+    ann = news["ann@client.test"]
+
+    post_office.send("postmaster@localhost", report(UNKNOWN), sender="")
+
+    assert came_back(ann) == (Status.FAILED, UNKNOWN)
+    assert not Suppression.objects.exists()
+
+
+# What we forward
+
+
+LETTER = b"From: writer@client.test\r\nSubject: Letter\r\n\r\nTwo  blanks. \r\n.dot\r\n"
+
+
+@pytest.fixture
+def writer(person: Callable[[str], Person]) -> Person:
+    """Somebody outside, whose mail we forward to Ann."""
+    return person("Writer@client.test")
+
+
+@pytest.fixture
+def forwarded_from(writer: Person, mail: OverSmtp) -> str:
+    """The return path of a letter that we have forwarded."""
+    writer.send("desk@localhost", LETTER)
+    return mail.sent()[-1].sender
+
+
+def test_mail_is_forwarded_unchanged_under_a_sender_of_ours(forwarded_from, mail):
+    assert forwarded_from.startswith("SRS0=")
+    assert forwarded_from.endswith("=client.test=Writer@localhost")
+    assert mail.sent()[-1].raw.endswith(LETTER)
+
+
+def test_bounce_of_a_forwarded_mail_goes_on_to_its_sender(
+    forwarded_from, post_office, writer, mail
+):
+    bounce_of_ann = report(UNKNOWN)
+
+    post_office.send(forwarded_from, bounce_of_ann, sender="")
+
+    letter = writer.expect("Undelivered mail")
+    assert letter.sender == ""
+    assert letter.raw.endswith(bounce_of_ann)
+    writer.expect_nothing()
+    assert newest_note() == "Sent on to Writer@client.test"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda address: address.replace("Writer", "victim"),
+        lambda address: returnpath.of_sender("writer@client.test", "localhost", days_ago=30),
+    ],
+    ids=["forged", "old"],
+)
+def test_bounce_to_an_srs_address_that_is_not_good_is_refused(forwarded_from, post_office, spoil):
+    with pytest.raises(Refused, match=r"550 5\.1\.1"):
+        post_office.send(spoil(forwarded_from), report(UNKNOWN), sender="")
+
+
+def test_mail_of_a_person_to_an_srs_address_goes_nowhere(forwarded_from, person, writer):
+    person("stranger@client.test").say(forwarded_from, "Buy!")
+
+    writer.expect_nothing()
+    assert newest_note() == "Dropped: it is no bounce"
+
+
+@pytest.mark.parametrize("sender", ["", "insider@localhost", "w" * 60 + "@client.test"])
+def test_sender_that_needs_no_rewriting_or_has_no_room_for_it_stays(writer, mail, sender):
+    writer.send("desk@localhost", LETTER, sender=sender)
+
+    assert mail.sent()[-1].sender == sender
