@@ -128,6 +128,7 @@ MAIL = {
     "CATCHER": os.environ.get("MAIL_CATCHER", "127.0.0.1:8899" if DEBUG else ""),
     "CATCHER_QUEUE": str(RUN_DIR / "queue"),
     "WEB": os.environ.get("WEB", "127.0.0.1:8000" if DEBUG else ""),
+    "UNSUBSCRIBE_URL": os.environ.get("UNSUBSCRIBE_URL", ""),
     "RUN_DIR": str(RUN_DIR),
 }
 EMAIL_BACKEND = "mailapp.backends.OutboxBackend"

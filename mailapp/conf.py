@@ -114,10 +114,20 @@ def _is_domain_or_empty(value: str) -> str | None:
     return _is_domain(value) if value else None
 
 
+def _is_url_or_empty(value: str) -> str | None:
+    if not value or (value.startswith(("https://", "http://")) and value.endswith("/")):
+        return None
+    return f"{value!r} is not http(s)://…/"
+
+
+def _are_domains(value: list[str]) -> str | None:
+    return next(filter(None, map(_is_domain, value)), None)
+
+
 def _are_hosts(value: list[str]) -> str | None:
     if not value:
         return "needs at least one domain"
-    return next(filter(None, map(_is_domain, value)), None)
+    return _are_domains(value)
 
 
 def _are_networks(value: list[str]) -> str | None:
@@ -283,6 +293,16 @@ class MailSettings:
         "The keys that our own mail is signed with: by the domain of the author, then by selector, "
         "the PEM file of an RSA or Ed25519 key.",
         _are_keys_of_domains,
+    )
+    UNSUBSCRIBE_URL: str = _setting(
+        "",
+        "Where `mailapp.urls` serves `unsubscribe/`, for links in the mail of lists; empty: none.",
+        _is_url_or_empty,
+    )
+    DMARC_DOMAINS: list[str] = _setting(
+        [],
+        "Domains with a DMARC policy of quarantine or reject, for lists that rewrite such authors.",
+        _are_domains,
     )
     SUPPRESS_AFTER: int = _setting(
         5,

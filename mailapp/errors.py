@@ -100,6 +100,10 @@ class KeyUnusable(MailError):
     """A DKIM key cannot be used, and what it is to sign is not sent unsigned."""
 
 
+class LinkForged(MailError):
+    """Nobody of ours made this link."""
+
+
 class NoUpstream(MailError):
     """The smart host does not answer, or does not let us in."""
 

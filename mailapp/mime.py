@@ -420,6 +420,19 @@ def with_fields(fields: Sequence[tuple[str, str]], raw: bytes) -> bytes:
     return b"".join(f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields) + raw
 
 
+def without_fields(names: Sequence[str], raw: bytes) -> bytes:
+    r"""Return a mail without the header fields of these names.
+
+    >>> without_fields(["From"], b"from: you\r\n folded\r\nTo: me\r\n\r\nFrom: here\r\n")
+    b'To: me\r\n\r\nFrom: here\r\n'
+    """
+    if not names:
+        return raw
+    field = rb"^(?:%b)[ \t]*:.*\n(?:[ \t].*\n)*" % "|".join(map(re.escape, names)).encode()
+    end = raw.find(b"\n", len(head(raw))) + 1 or len(raw)
+    return re.sub(field, b"", raw[:end], flags=re.IGNORECASE | re.MULTILINE) + raw[end:]
+
+
 def _written(name: str, value: str) -> str:
     """Return a value as a header carries it: ASCII, on lines of at most 998 octets."""
     header = Header(one_line(value), "ascii" if value.isascii() else "utf-8", header_name=name)

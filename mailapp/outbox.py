@@ -36,6 +36,7 @@ def post(
     forwarded: bool = False,
     verp: bool = False,
     even_suppressed: bool = False,
+    list_address: str = "",
 ) -> None:
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
@@ -44,7 +45,8 @@ def post(
 
     With `verp` each delivery is sent under a return path of its own, at the host of `sender`, so
     that a bounce tells which one came back. Deliveries to suppressed addresses fail without a
-    try, unless this mail goes `even_suppressed`.
+    try, unless this mail goes `even_suppressed`. With `list_address` each copy has a link by
+    which its recipient leaves that list, so it goes with VERP.
 
     Raise BadAddress for an address that cannot be written into an SMTP command, KeyUnusable for
     a mail that is to be signed and cannot be.
@@ -58,8 +60,9 @@ def post(
         recipients=[_checked(recipient) for recipient in recipients],
         queue=OUTGOING,
         cause=collected.cause if collected else cause,
-        verp=verp,
+        verp=verp or bool(list_address),
         even_suppressed=even_suppressed,
+        list_address=list_address,
     )
     if collected is None:
         _store([mail], [])

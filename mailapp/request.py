@@ -172,24 +172,27 @@ class MailRequest:
         sender: str | None = None,
         srs: bool = False,
         verp: bool = False,
+        list_address: str = "",
+        raw: bytes | None = None,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send the bytes as they came, below a Received field and `headers`, to `to`.
 
         One stored message however many recipients. The envelope sender stays, unless
         `sender` names another (`""` for the null sender). With `srs` one at the host of this
-        mail's recipient stands for it, from which bounces go on to it; with `verp` each
-        delivery has a return path of its own.
+        mail's recipient stands for it, from which bounces go on to it. `verp` and
+        `list_address` are as in `outbox.post`; `raw` are bytes to send instead.
         """
         if sender is None:
             sender = self._rewritten_sender() if srs else self.sender
         outbox.post(
-            mime.with_fields([self._received(), *headers], self.raw),
+            mime.with_fields([self._received(), *headers], self.raw if raw is None else raw),
             sender=sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
             forwarded=True,
             verp=verp,
+            list_address=list_address,
         )
 
     def _rewritten_sender(self) -> str:

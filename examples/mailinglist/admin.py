@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Exists, OuterRef, QuerySet
 from django.http import HttpRequest
+
+from mailapp.models import Suppression
 
 from .models import MailingList, Subscription
 
@@ -25,10 +27,18 @@ class MailingListAdmin(admin.ModelAdmin):
 
 @admin.register(Subscription)
 class SubscriptionAdmin(admin.ModelAdmin):
-    list_display = ["address", "mailing_list", "joined_at", "bounced_at"]
-    list_filter = ["mailing_list", ("bounced_at", admin.EmptyFieldListFilter)]
+    list_display = ["address", "mailing_list", "joined_at", "suppressed"]
+    list_filter = ["mailing_list"]
     list_select_related = ["mailing_list"]
     search_fields = ["address"]
     autocomplete_fields = ["mailing_list"]
     date_hierarchy = "joined_at"
-    readonly_fields = ["joined_at", "bounced_at"]
+    readonly_fields = ["joined_at"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Subscription]:
+        to_them = Suppression.objects.active().filter(address=OuterRef("address"))
+        return super().get_queryset(request).annotate(suppressed=Exists(to_them))
+
+    @admin.display(boolean=True, description="suppressed")
+    def suppressed(self, subscription: Subscription) -> bool:
+        return subscription.suppressed  # type: ignore[attr-defined]

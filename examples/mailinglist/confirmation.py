@@ -25,6 +25,7 @@ def ask(message: MailRequest, mailing_list: MailingList, template: str) -> None:
         template,
         author=address,
         reply_to=address,
+        even_suppressed=True,
         mailing_list=mailing_list,
         address=address,
         hours=list_settings().CONFIRM_HOURS,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
@@ -11,6 +9,7 @@ from django.utils import timezone
 
 from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
+from mailapp.lists import Authors, ListMail, ReplyTo
 
 #: A name has no hyphen, which parts it from what is wanted of the list, and leaves room for
 #: that within the 64 octets of a local part. Two names are no list's, by RFC 2142.
@@ -59,6 +58,16 @@ class MailingList(models.Model):
         default=Strangers.ANSWER,
         help_text="What happens to posts of people who have not subscribed.",
     )
+    reply_to = models.CharField(
+        "answers go to", max_length=10, choices=ReplyTo, default=ReplyTo.AUTHOR
+    )
+    authors = models.CharField(
+        "posts in the name of the list",
+        max_length=10,
+        choices=Authors,
+        default=Authors.NOBODY,
+        help_text="Needed where DMARC has what a list passes on refused.",
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = MailingListQuerySet.as_manager()
@@ -99,10 +108,18 @@ class MailingList(models.Model):
         """Take a person off the list; safe to repeat."""
         self.subscriptions.filter(address=fold(address)).delete()
 
-    def mark_bounced(self, addresses: Iterable[str]) -> None:
-        """Note that mail to these people came back just now."""
-        bounced = self.subscriptions.filter(address__in=[fold(address) for address in addresses])
-        bounced.update(bounced_at=timezone.now())
+    @property
+    def mail(self) -> ListMail:
+        """How its posts go out."""
+        return ListMail(
+            address=self.address,
+            title=self.title,
+            help=self.address_to("help"),
+            subscribe=self.address_to("subscribe"),
+            unsubscribe=self.address_to("unsubscribe"),
+            reply_to=self.reply_to,
+            authors=self.authors,
+        )
 
     def readers(self) -> list[str]:
         """Whom a post goes to: each subscriber who is not a list, since that would send it on."""
@@ -119,9 +136,6 @@ class Subscription(models.Model):
     )
     address = models.EmailField(max_length=254, help_text="Kept in lower case.")
     joined_at = models.DateTimeField(default=timezone.now, editable=False)
-    bounced_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="When mail to this person last came back."
-    )
 
     class Meta:
         ordering = ["mailing_list", "address"]

@@ -17,7 +17,7 @@ from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from mailapp import returnpath
+from mailapp import returnpath, unsubscribing
 from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
@@ -413,6 +413,14 @@ class Delivery(models.Model):
             return message.sender
         hosts, domain = mail_settings().HOSTS, split(message.sender)[1]
         return returnpath.of_delivery(self.pk, domain if domain in hosts else hosts[0])
+
+    def as_sent(self, raw: bytes) -> bytes:
+        """Return the bytes of the message as this recipient gets them."""
+        list_address = self.message.list_address
+        if not list_address:
+            return raw
+        wish = unsubscribing.Wish(list_address, self.recipient)
+        return unsubscribing.fields(wish) + raw
 
     def put_off(self, seconds: float, reason: str) -> None:
         """Give it back for a while; the attempt does not count. Raise ClaimLost."""

@@ -33,6 +33,7 @@ class NewMail(NamedTuple):
     cause: int | None = None  #: id of the Delivery whose handler sent this
     verp: bool = False  #: each delivery has a return path of its own
     even_suppressed: bool = False  #: goes to suppressed addresses, too
+    list_address: str = ""  #: of the list that each copy has a link to leave by
     file: str = ""  #: name in the storage `mail`; `raw` is then only the beginning of the file
     file_size: int = 0
 
@@ -108,10 +109,10 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return keys
 
 
-# As migration 0010 declares the function, in the order of the rows below.
+# As migration 0011 declares the function, in the order of the rows below.
 _STORE_TYPES = (
     *("text", "integer", "text", "text", "text", "text"),
-    *("text", "text", "text", "bigint", "boolean", "boolean", "bytea", "text"),
+    *("text", "text", "text", "bigint", "boolean", "boolean", "text", "bytea", "text"),
     *("integer", "text", "text", "text", "text"),
 )
 _STORE = "SELECT mailapp_store(%s, {})".format(", ".join(f"%b::{kind}[]" for kind in _STORE_TYPES))
@@ -129,6 +130,7 @@ _MESSAGE_COLUMNS = (
     "cause_id",
     "verp",
     "even_suppressed",
+    "list_address",
 )
 _RAW_COLUMNS = ("message_id", "content", "file")
 _DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person", "recipient")
@@ -156,6 +158,7 @@ def _message_row(mail: NewMail) -> tuple[Any, ...]:
         mail.cause,
         mail.verp,
         mail.even_suppressed,
+        mail.list_address,
     )
 
 
@@ -201,6 +204,9 @@ class Message(models.Model):
     )
     even_suppressed = models.BooleanField(
         default=False, help_text="Goes to suppressed addresses, too."
+    )
+    list_address = models.CharField(
+        max_length=320, blank=True, help_text="Each copy has a link by which to leave this list."
     )
 
     objects = MessageQuerySet.as_manager()

@@ -29,6 +29,11 @@ class Mailing:
         """The envelope sender that all of it is sent under."""
         return self.deliveries[0].return_path
 
+    def read(self) -> bytes:
+        """Return the bytes as its recipients get them: all the same, or it is but one."""
+        assert self.stored is not None
+        return self.deliveries[0].as_sent(self.stored.read())
+
     def split(self, recipients: Container[str]) -> tuple[Mailing, Mailing]:
         """Part it in two: one to these recipients, and one to the others."""
         to_them = [each for each in self.deliveries if each.recipient in recipients]

@@ -161,9 +161,8 @@ class Senders:
 
 def _send(session: Session, mailing: Mailing) -> Sent:
     sent = Sent(mailing)
-    assert mailing.stored is not None
     try:
-        raw = mailing.stored.read()
+        raw = mailing.read()
         sent.head = mime.head(raw)
         recipients = [delivery.recipient for delivery in mailing.deliveries]
         sent.replies = session.send(mailing.sender, recipients, raw)

@@ -158,7 +158,7 @@ class InProcess(Post):
     def sent(self) -> list[Sent]:
         deliveries = Delivery.objects.filter(queue=OUTGOING).select_related("message__raw_message")
         return [
-            Sent(each.return_path, each.recipient, each.message.raw)
+            Sent(each.return_path, each.recipient, each.as_sent(each.message.raw))
             for each in deliveries.order_by("id")
         ]
 

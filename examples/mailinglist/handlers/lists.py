@@ -13,11 +13,12 @@ from typing import Any
 from examples.mailinglist import confirmation
 from examples.mailinglist.conf import list_settings
 from examples.mailinglist.models import NAME, MailingList, list_address
-from examples.mailinglist.posting import distribute, nuisance
+from examples.mailinglist.posting import nuisance
 from mailapp.conf import mail_settings
 from mailapp.errors import SMTPError
+from mailapp.models import Suppression
 from mailapp.request import ConversationRequest, MailRequest
-from mailapp.routing import accepts, after, route, route_like, state_key_generator, stateless
+from mailapp.routing import accepts, after, route, route_like, state_key_generator
 
 example = f"test.list-subscribe@{mail_settings().HOSTS[0]}"
 
@@ -92,6 +93,7 @@ def CONFIRMING_SUBSCRIBE(
         return START(message, list_name, host, wish, token)
     mailing_list = find(list_name, host, wish)
     mailing_list.subscribe(message.sender)
+    Suppression.objects.lift(message.sender)  # the confirmation was read
     message.data.clear()
     tell(message, mailing_list, "welcome")
     return POSTING
@@ -115,7 +117,7 @@ def POSTING(
         return START(message, list_name, host, wish, token) or START
     match wish:
         case "post":
-            distribute(message, mailing_list)
+            mailing_list.mail.distribute(message, mailing_list.readers())
         case "unsubscribe":
             confirmation.ask(message, mailing_list, "mailinglist/confirm_unsubscribe.msg")
             return CONFIRMING_UNSUBSCRIBE
@@ -159,16 +161,6 @@ def ERROR(
     """A mail failed for good, however often it was tried: say so, and begin anew."""
     tell(message, MailingList(name=list_name, host=host), "error")
     return START
-
-
-@stateless
-@route("(list_name)-bounces@(host)", list_name=NAME)
-def BOUNCED(message: MailRequest, list_name: str, host: str) -> None:
-    """Mail to a subscriber came back: note at whom, for the operator."""
-    mailing_list = MailingList.objects.at(message.recipient)
-    if mailing_list and message.bounce:
-        reports = message.bounce.reports
-        mailing_list.mark_bounced(each.recipient for each in reports if not each.temporary)
 
 
 def find(list_name: str, host: str, wish: str) -> MailingList:

@@ -6,6 +6,8 @@ import pytest
 
 from examples.mailinglist.models import MailingList, Subscription
 
+MAIL = {"reply_to": "author", "authors": "nobody"}
+
 
 @pytest.mark.parametrize("page", ["mailinglist", "subscription"])
 def test_pages_open(admin_client, news, page):
@@ -27,7 +29,7 @@ def test_list_shows_how_many_are_on_it(admin_client, news):
 
 
 def test_list_is_made(admin_client):
-    fields = {"name": "news", "host": "LOCALHOST", "strangers": "answer"}
+    fields = {"name": "news", "host": "LOCALHOST", "strangers": "answer", **MAIL}
 
     admin_client.post("/admin/mailinglist/mailinglist/add/", fields)
 
@@ -46,7 +48,7 @@ def test_list_is_made(admin_client):
     ],
 )
 def test_list_that_mail_could_not_reach_is_not_made(admin_client, wrong):
-    fields = {"name": "news", "host": "localhost", "strangers": "answer"} | wrong
+    fields = {"name": "news", "host": "localhost", "strangers": "answer", **MAIL} | wrong
 
     admin_client.post("/admin/mailinglist/mailinglist/add/", fields)
 

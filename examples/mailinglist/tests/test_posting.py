@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from examples.mailinglist.models import MailingList, Subscription
-from mailapp.models import OUTGOING, UNDELIVERABLE, Delivery, Message
+from mailapp import dsn, returnpath
+from mailapp.models import OUTGOING, UNDELIVERABLE, Delivery, Message, Suppression
 from mailapp.testing.post import Refused
 
 POST = b"From: you@example.com\r\nSubject: =?utf-8?q?Caf=C3=A9?=\r\n\r\nTwo  blanks. \r\n.dot\r\n"
@@ -45,7 +46,7 @@ def test_post_carries_the_headers_of_a_list(subscriber):
     assert post.header("List-Subscribe") == "<mailto:news-subscribe@localhost>"
     assert post.header("List-Unsubscribe") == "<mailto:news-unsubscribe@localhost>"
     assert post.header("Precedence") == "list"
-    assert post.sender == "news-bounces@localhost"
+    assert returnpath.delivery_of(post.sender)
     assert post.author == "you@example.com"
 
 
@@ -213,41 +214,54 @@ def test_help_is_given_to_everybody(reader, news, on_the_list):
     reader.expect("How The News works", body="news-unsubscribe@localhost")
 
 
-BOUNCE = b"""\
-From: mailer-daemon@client.test\r
-Content-Type: multipart/report; report-type=delivery-status; boundary=b\r
-\r
---b\r
-Content-Type: message/delivery-status\r
-\r
-Reporting-MTA: dns; client.test\r
-\r
-Final-Recipient: rfc822; You@example.com\r
-Action: %b\r
-Status: %b\r
-\r
---b--\r
-"""
-
-
-def test_bounce_is_noted_with_the_subscription(subscriber, reader):
+def test_bounce_is_noted_for_the_operator(subscriber, person, admin_client):
     subscriber("you@example.com"), subscriber("other@client.test")
+    person("you@example.com").say("news@localhost", subject="Good news")
+    post = person("you@example.com").expect("Good news")
+    Delivery.objects.filter(queue=OUTGOING).update(status=Delivery.Status.DONE, due_at=None)
+    failure = [("you@example.com", "550 5.1.1 User unknown")]
+    report = dsn.compose(Message(pk=1, sender=post.sender), failure, b"")
 
-    reader.send("news-bounces@localhost", BOUNCE % (b"failed", b"5.1.1"), sender="")
+    person("postmaster@example.com").send(post.sender, report, sender="")
 
-    bounced = Subscription.objects.exclude(bounced_at=None)
-    assert [each.address for each in bounced] == ["you@example.com"]
+    page = admin_client.get("/admin/mailinglist/subscription/").content.decode()
+    assert [each.address for each in Suppression.objects.all()] == ["you@example.com"]
+    assert page.count('alt="True"') == 1
     assert not Delivery.objects.filter(queue=UNDELIVERABLE).exists()
 
 
-def test_delay_and_other_mail_to_the_address_for_bounces_changes_nothing(subscriber, reader):
-    subscriber("you@example.com")
+def test_answers_go_where_the_list_wants_them(subscriber, news):
+    MailingList.objects.update(reply_to="list")
+    author = subscriber()
 
-    reader.send("news-bounces@localhost", BOUNCE % (b"delayed", b"4.4.1"), sender="")
-    reader.say("news-bounces@localhost", "Hello?")
+    author.say("news@localhost", subject="Good news", headers={"Reply-To": "me@client.test"})
 
-    assert not Subscription.objects.exclude(bounced_at=None).exists()
-    reader.expect_nothing()
+    post = author.expect("Good news")
+    assert [value for name, value in post.headers if name == "Reply-To"] == ["news@localhost"]
+
+
+def test_suppressed_person_who_confirms_gets_mail_again(reader, news):
+    Suppression.objects.create(address="reader@client.test")
+    reader.say("news-subscribe@localhost")
+    question = Message.objects.get(subject__startswith="Please confirm")
+    assert question.even_suppressed
+
+    reader.expect("Please confirm").respond()
+
+    assert not Suppression.objects.exists()
+
+
+def test_click_in_a_post_leads_off_the_list(subscriber, news, client, settings):
+    settings.MAIL = {**settings.MAIL, "UNSUBSCRIBE_URL": "http://testserver/unsubscribe/"}
+    author, other = subscriber("you@example.com"), subscriber("other@client.test")
+    author.say("news@localhost", subject="Good news")
+    links = {each: each.expect("Good news").header("List-Unsubscribe") for each in (author, other)}
+
+    page = client.post(links[other].strip("<>"), {"List-Unsubscribe": "One-Click"})
+
+    assert page.status_code == 200
+    assert not news.has("other@client.test")
+    assert news.has("you@example.com")
 
 
 def newest() -> Delivery:
