@@ -21,14 +21,15 @@ def atomic_until_locked() -> Iterator[None]:
         with transaction.atomic():
             yield
         return
-    mode = connection.transaction_mode
-    connection.transaction_mode = "DEFERRED"
+    sqlite: Any = connection  # of which mypy knows what all databases have
+    mode = sqlite.transaction_mode
+    sqlite.transaction_mode = "DEFERRED"
     try:
         with transaction.atomic():
-            connection.transaction_mode = mode
+            sqlite.transaction_mode = mode
             yield
     finally:
-        connection.transaction_mode = mode
+        sqlite.transaction_mode = mode
 
 
 def lock() -> None:
