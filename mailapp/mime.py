@@ -295,6 +295,10 @@ def _count_lines(text: str) -> int:
     return text.count("\n") + 1
 
 
+# Mail systems that bounce from an address of their own, and so would be answered.
+_MAIL_SYSTEM = re.compile(r"mailer-daemon|\bpostmaster@", re.IGNORECASE)
+
+
 def is_automatic(message: email.message.Message) -> bool:
     """Say whether a machine sent this, so that no machine should answer (RFC 3834 section 2)."""
     submitted = header(message, "Auto-Submitted").partition(";")[0].strip().lower()
@@ -304,6 +308,7 @@ def is_automatic(message: email.message.Message) -> bool:
         or precedence in {"bulk", "junk", "list"}
         or any(name.lower() in {"list-id", "list-post"} for name in message)
         or message.get_content_type() == "multipart/report"
+        or bool(_MAIL_SYSTEM.search(raw_header(message, "From")))
     )
 
 

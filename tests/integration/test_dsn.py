@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mailapp import bounces, dsn
 from mailapp.errors import DeliveryInHand
 from mailapp.models import OUTGOING, Delivery, Duty, Message, Process
 from mailapp.models.delivery import Outcome, Status
+from tests import corpus
 
 pytestmark = pytest.mark.django_db
 
@@ -151,6 +153,28 @@ def test_nothing_is_told_about_automatic_mail(message: Callable[..., Message], f
     dsn.post_delay(automatic, DELAYS, timezone.now())
 
     assert reports() == 0
+
+
+# Bounces that nobody could tell from a person's mail, were they not from the null sender.
+DISGUISED = {
+    *("bounce_02.txt", "groupwise_03.txt", "qmail_08.txt", "simple_15.txt", "simple_20.txt"),
+    *("simple_22.txt", "simple_24.txt", "simple_35.txt", "simple_36.txt", "simple_43.txt"),
+}
+
+
+@corpus.needs_corpus
+def test_nothing_is_told_about_the_bounces_of_the_corpus(message: Callable[..., Message]):
+    found = [path for path in corpus.messages() if path.parent.name == "flufl-bounce"]
+
+    for path in found:
+        for sender in ("", f"{path.stem}@client.test"):
+            failed = message(raw=path.read_bytes(), sender=sender)
+            dsn.post_failure(failed, FAILURES)
+            dsn.post_delay(failed, DELAYS, timezone.now())
+
+    told = Delivery.objects.filter(message__protocol="").values_list("recipient", flat=True)
+    assert len(found) > 100
+    assert set(told) == {f"{Path(name).stem}@client.test" for name in DISGUISED}
 
 
 def test_mail_that_says_it_is_not_automatic_is_told_of(message: Callable[..., Message]):

@@ -17,13 +17,14 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from mailapp import bounces
+from mailapp import bounces, dkim, outbox
 from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
 from mailapp.models.delivery import Status
 from mailapp.relay.work import AHEAD, Relay
 from mailapp.wakeup import listen, notify
 from tests.integration.scripted_server import DROP, HOLD, SILENCE, ScriptedServer, scripted_server
+from tests.signatures import verdicts
 from tests.waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -430,6 +431,24 @@ def test_operator_reads_why_a_sender_is_not_told_of_a_second_failure(serve, rela
         "550 5.1.1 Unknown (the sender was told of another mail within the hour)",
     ]
     assert len(reports()) == 1
+
+
+def test_signed_mail_is_the_same_at_every_try_and_verifies(serve, relay, settings, tmp_path):
+    key, file = dkim.new_key(ed25519=True), tmp_path / "key.pem"
+    file.write_bytes(key)
+    settings.MAIL = {**settings.MAIL, "DKIM": {"example.com": {"new": str(file)}}}
+    server = serve(dot=["451 4.3.0 Later", "250 Ok"])
+    raw = "From: you@example.com\r\n\r\n.ёж \n\t\r.\r\n".encode()
+    outbox.post(raw, sender="you@example.com", recipients=["reader@client.test"])
+
+    relay(server.address, RELAY_RETRY_SECONDS=[0.01])
+
+    wait_until(lambda: set(statuses().values()) == {Status.DONE})
+    first, second = server.messages
+    received = second.replace(b"\r\n..", b"\r\n.")
+    dns = {"new._domainkey.example.com": dkim.record(dkim.read_key(key))}
+    assert first == second
+    assert verdicts(received, dns) == [True]
 
 
 # Mail that is late
