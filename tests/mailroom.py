@@ -21,6 +21,7 @@ from mailapp.models import (
     NewMail,
     Process,
     Queue,
+    Suppression,
     Timer,
     Transition,
 )
@@ -104,6 +105,7 @@ class Mailroom:
     hostile: Message
     conversation: Conversation
     timer: Timer
+    suppression: Suppression
     handler: Handler
     process: Process
 
@@ -120,6 +122,7 @@ class Mailroom:
             "conversation": self.conversation,
             "transition": self.conversation.transitions.first(),
             "timer": self.timer,
+            "suppression": self.suppression,
             "handler": self.handler,
             "process": self.process,
             "queue": Queue.objects.get(name=INCOMING),
@@ -165,6 +168,7 @@ def furnish() -> Mailroom:
         hostile=store_hostile(handler),
         conversation=conversation,
         timer=hold_timer(conversation),
+        suppression=suppress(refreshed(done)),
         handler=handler,
         process=worker,
     )
@@ -232,6 +236,16 @@ def converse(handler: Handler, delivery: Delivery) -> Conversation:
             duration=0.0042,
         )
     return conversation
+
+
+def suppress(delivery: Delivery) -> Suppression:
+    """Store an address that mail came back from."""
+    return Suppression.objects.create(
+        address="gone@client.test",
+        reason=f"550 5.1.1 User unknown {IMAGE}",
+        delivery=delivery,
+        expires_at=timezone.now() + timedelta(days=90),
+    )
 
 
 def hold_timer(conversation: Conversation) -> Timer:

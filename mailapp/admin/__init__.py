@@ -1,6 +1,15 @@
 """The operator's pages in Django's admin: they show everything and write little."""
 
-from . import conversations, deliveries, handlers, messages, processes, queues, timers
+from . import (
+    conversations,
+    deliveries,
+    handlers,
+    messages,
+    processes,
+    queues,
+    suppressions,
+    timers,
+)
 
 __all__ = [
     "conversations",
@@ -9,5 +18,6 @@ __all__ = [
     "messages",
     "processes",
     "queues",
+    "suppressions",
     "timers",
 ]

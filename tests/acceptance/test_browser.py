@@ -26,7 +26,10 @@ ARGUMENTS = [
 ]
 SCREENSHOTS = Path(__file__).parent.parent / "screenshots"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
-LISTS = ["queue", "message", "delivery", "conversation", "transition", "handler", "process"]
+LISTS = [
+    *("queue", "message", "delivery", "conversation", "transition", "handler", "process"),
+    "suppression",
+]
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH"),
@@ -202,6 +205,46 @@ def test_an_operator_moves_a_conversation(
 
     page.get_by_text("Moved from CONFIRMING to START.").wait_for()
     assert page.get_by_role("rowheader", name="CONFIRMING → START").count() == 1
+    assert watch.faults == []
+
+
+def test_a_reader_leaves_a_list_by_a_click(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]], live_server: Any, settings: Any
+) -> None:
+    from examples.mailinglist.models import MailingList
+    from mailapp.unsubscribing import Wish, link
+
+    settings.MAIL = {**settings.MAIL, "UNSUBSCRIBE_URL": f"{live_server.url}/unsubscribe/"}
+    news = MailingList.objects.create(name="news", host="localhost")
+    news.subscribe("reader@client.test")
+    page, watch = operate("dark", "phone")
+    page.goto(link(Wish("news@localhost", "reader@client.test")))
+    assert news.has("reader@client.test")
+    page.screenshot(path=SCREENSHOTS / "unsubscribe-dark-phone.png")
+
+    page.get_by_role("button", name="Unsubscribe").click()
+
+    page.get_by_role("heading", name="You are off the list").wait_for()
+    assert not news.has("reader@client.test")
+    assert watch.faults == []
+
+
+def test_an_operator_suppresses_an_address_and_writes_to_it_again(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
+) -> None:
+    page, watch = operate()
+    page.goto("/admin/mailapp/suppression/")
+    page.get_by_role("link", name="Add suppression").click()
+    page.get_by_label("Address").fill("reader@client.test")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_role("link", name="reader@client.test").first.click()
+
+    page.get_by_role("link", name="Delete").click()
+    page.get_by_role("button", name="Yes").click()
+
+    page.get_by_text("was deleted successfully").wait_for()
+    page.goto("/admin/mailapp/suppression/")
+    assert page.get_by_role("link", name="reader@client.test").count() == 0
     assert watch.faults == []
 
 

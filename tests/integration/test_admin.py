@@ -25,7 +25,7 @@ from tests.waiting import DEADLINE
 CORPUS = Path(os.environ.get("MAIL_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 LISTS = [
     *("queue", "message", "delivery", "conversation", "transition", "timer", "handler"),
-    "process",
+    *("process", "suppression"),
 ]
 
 pytestmark = pytest.mark.django_db
@@ -555,12 +555,13 @@ class TestMoving:
 
 
 class TestReadOnly:
-    @pytest.mark.parametrize("model", LISTS)
+    @pytest.mark.parametrize("model", [model for model in LISTS if model != "suppression"])
     def test_nothing_is_added(self, admin_client, model):
         assert admin_client.get(reverse(f"admin:mailapp_{model}_add")).status_code == 403
 
     def test_nothing_is_deleted(self, admin_client, mailroom):
-        paths = [page(row).replace("/change/", "/delete/") for row in mailroom.rows.values()]
+        rows = [row for name, row in mailroom.rows.items() if name != "suppression"]
+        paths = [page(row).replace("/change/", "/delete/") for row in rows]
 
         assert {admin_client.post(path, {"post": "yes"}).status_code for path in paths} == {403}
 
@@ -715,3 +716,55 @@ class TestStrangersMail:
 
         assert "The first 100." in html
         assert listing("delivery", message=stored.pk) in html
+
+
+class TestSuppressions:
+    FIELDS = {
+        "address": "Reader@client.test",
+        "reason": "Asked to be left alone",
+        "expires_at_0": "",
+        "expires_at_1": "",
+    }
+
+    def test_an_operator_suppresses_an_address(self, operator):
+        from mailapp.models import Suppression
+
+        client = operator("view_suppression", "add_suppression")
+        client.post(reverse("admin:mailapp_suppression_add"), self.FIELDS)
+
+        suppression = Suppression.objects.get()
+        assert suppression.address == "reader@client.test"
+        assert suppression.cause == Suppression.Cause.OPERATOR
+        assert suppression.expires_at is None
+
+    def test_an_operator_lets_an_address_be_written_to_again(self, operator, mailroom):
+        from mailapp.models import Suppression
+
+        path = reverse("admin:mailapp_suppression_delete", args=[mailroom.suppression.pk])
+        operator("view_suppression", "delete_suppression").post(path, {"post": "yes"})
+
+        assert not Suppression.objects.exists()
+
+    @pytest.mark.parametrize("verb", ["add", "delete"])
+    def test_who_may_only_look_changes_nothing(self, operator, mailroom, verb):
+        from mailapp.models import Suppression
+
+        arguments = [mailroom.suppression.pk] if verb == "delete" else []
+        path = reverse(f"admin:mailapp_suppression_{verb}", args=arguments)
+        response = operator("view_suppression").post(path, {**self.FIELDS, "post": "yes"})
+
+        assert response.status_code == 403
+        assert Suppression.objects.get() == mailroom.suppression
+
+    def test_an_address_is_found_in_any_case(self, admin_client, mailroom):
+        found = admin_client.get(listing("suppression", q=" Gone@client.test"))
+        missed = admin_client.get(listing("suppression", q="other@client.test"))
+
+        assert found.context["cl"].result_count == 1
+        assert missed.context["cl"].result_count == 0
+
+    def test_a_page_says_why_and_by_which_delivery(self, admin_client, mailroom):
+        html = text(admin_client.get(page(mailroom.suppression)))
+
+        assert "550 5.1.1 User unknown" in html
+        assert page(mailroom.suppression.delivery) in html
