@@ -39,6 +39,8 @@ def test_sender_is_told_from_the_null_sender(message: Callable[..., Message]):
         (OUTGOING, "reader@client.test")
     ]
     assert bounces.read(report.raw) is not None
+    assert b"Subject: Hello" in report.raw
+    assert b"Hello you." not in report.raw
 
 
 def reports() -> int:
