@@ -70,7 +70,7 @@ def _is_ours(tag: str, purpose: str, text: str) -> bool:
     return any(secrets.compare_digest(tag, _tag(purpose, text, key)) for key in keys)
 
 
-def _tag(purpose: str, text: str, key: str) -> str:
+def _tag(purpose: str, text: str, key: str | bytes) -> str:
     """Return what only who has the key can say of a text, whatever its case."""
     digest = salted_hmac(
         f"mailapp.returnpath.{purpose}", fold(text), secret=key, algorithm="sha256"

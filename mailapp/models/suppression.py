@@ -62,7 +62,7 @@ class SuppressionQuerySet(models.QuerySet["Suppression"]):
             return
         expires_at = timezone.now() + timedelta(days=mail_settings().SUPPRESS_DAYS)
         self.expired().filter(address__in=failed).delete()
-        self.bulk_create(
+        Suppression.objects.using(self.db).bulk_create(
             [
                 Suppression(address=address, reason=reply, delivery=row, expires_at=expires_at)
                 for address, (row, reply) in sorted(failed.items(), key=lambda item: item[0])
