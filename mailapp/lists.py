@@ -82,6 +82,7 @@ class ListMail:
         post.forward(
             to,
             raw=raw,
+            sign=self._rewrites(post.author),
             sender=self.address,
             verp=True,
             list_address=self.address if self._has_links else "",

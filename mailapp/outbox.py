@@ -33,15 +33,16 @@ def post(
     sender: str,
     recipients: Sequence[str],
     cause: int | None = None,
-    forwarded: bool = False,
+    sign: bool = True,
     verp: bool = False,
     even_suppressed: bool = False,
     list_address: str = "",
 ) -> None:
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
-    Within a handler it is stored together with the state that the handler returns. What is
-    forwarded keeps its bytes; anything else is signed, if MAIL["DKIM"] has keys for its author.
+    Within a handler it is stored together with the state that the handler returns. It is signed,
+    if MAIL["DKIM"] has keys for its author; without `sign`, which is for what others wrote, the
+    bytes stay.
 
     With `verp` each delivery is sent under a return path of its own, at the host of `sender`, so
     that a bounce tells which one came back. Deliveries to suppressed addresses fail without a
@@ -55,7 +56,7 @@ def post(
         return
     collected = _collected.get()
     mail = NewMail(
-        raw=raw if forwarded else signing.signed(raw),
+        raw=signing.signed(raw) if sign else raw,
         sender=_checked(sender) if sender else "",
         recipients=[_checked(recipient) for recipient in recipients],
         queue=OUTGOING,

@@ -174,6 +174,7 @@ class MailRequest:
         verp: bool = False,
         list_address: str = "",
         raw: bytes | None = None,
+        sign: bool = False,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Send the bytes as they came, below a Received field and `headers`, to `to`.
@@ -181,7 +182,8 @@ class MailRequest:
         One stored message however many recipients. The envelope sender stays, unless
         `sender` names another (`""` for the null sender). With `srs` one at the host of this
         mail's recipient stands for it, from which bounces go on to it. `verp` and
-        `list_address` are as in `outbox.post`; `raw` are bytes to send instead.
+        `list_address` are as in `outbox.post`; `raw` are bytes to send instead, and `sign` says
+        that we answer for them.
         """
         if sender is None:
             sender = self._rewritten_sender() if srs else self.sender
@@ -190,7 +192,7 @@ class MailRequest:
             sender=sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
-            forwarded=True,
+            sign=sign,
             verp=verp,
             list_address=list_address,
         )

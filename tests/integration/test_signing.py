@@ -12,6 +12,7 @@ from django.core.mail import send_mail
 
 from mailapp import dkim, dsn, outbox
 from mailapp.errors import KeyUnusable
+from mailapp.lists import Authors, ListMail
 from mailapp.models import OUTGOING, Message
 from mailapp.models.delivery import Status
 from mailapp.request import MailRequest
@@ -125,6 +126,32 @@ def test_forwarded_mail_is_not_signed_whoever_it_says_wrote_it(sign_with, delive
     MailRequest(delivery(raw=OURS)).forward("other@client.test")
 
     assert b"DKIM-Signature" not in stored()
+
+
+@pytest.mark.parametrize(("authors", "signed"), [(Authors.NOBODY, []), (Authors.EVERYBODY, [True])])
+def test_post_of_a_list_is_signed_where_the_list_is_its_author(
+    sign_with, delivery, authors, signed
+):
+    dns = sign_with(new=ED25519)
+    post = MailRequest(delivery("news@localhost", raw=OURS))
+
+    ListMail(address="news@example.com", authors=authors).distribute(post, ["reader@client.test"])
+
+    assert verdicts(stored(), dns) == signed
+
+
+def test_link_to_leave_a_list_by_does_the_signature_no_harm(sign_with, delivery, settings):
+    dns = sign_with(new=ED25519)
+    settings.MAIL = {**settings.MAIL, "UNSUBSCRIBE_URL": "https://example.com/leave/"}
+    post = MailRequest(delivery("news@localhost", raw=OURS))
+
+    news = ListMail(address="news@example.com", authors=Authors.EVERYBODY)
+    news.distribute(post, ["reader@client.test"])
+
+    [copy] = Message.objects.get(protocol="").deliveries.all()
+    sent = copy.as_sent(stored())
+    assert b"List-Unsubscribe: <https://example.com/leave/" in sent
+    assert verdicts(sent, dns) == [True]
 
 
 @pytest.fixture
