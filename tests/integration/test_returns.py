@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 from django.db import transaction
 
-from mailapp import dsn, outbox, returnpath
+from mailapp import dkim, dsn, outbox, returnpath
 from mailapp.handlers import bounce
 from mailapp.models import OUTGOING, Delivery, Message, Suppression
 from mailapp.models.delivery import Status
@@ -17,6 +18,7 @@ from mailapp.testing.person import Person
 from mailapp.testing.post import Refused
 from mailapp.testing.smtp import OverSmtp
 from tests.modules import make_module
+from tests.signatures import verdicts
 
 RAW = b"From: news@localhost\r\nMessage-ID: <1@localhost>\r\nSubject: News\r\n\r\nHello\r\n"
 UNKNOWN = "550 5.1.1 User unknown"
@@ -177,6 +179,17 @@ def test_mail_is_forwarded_unchanged_under_a_sender_of_ours(forwarded_from, mail
     assert forwarded_from.startswith("SRS0=")
     assert forwarded_from.endswith("=client.test=Writer@localhost")
     assert mail.sent()[-1].raw.endswith(LETTER)
+
+
+def test_signature_of_a_forwarded_mail_still_verifies(writer, mail):
+    key = dkim.read_key(dkim.new_key(ed25519=True))
+    signer = dkim.Signer("client.test", "new", key)
+    signed = dkim.signatures(LETTER, [signer], int(time.time())) + LETTER
+
+    writer.send("desk@localhost", signed)
+
+    dns = {"new._domainkey.client.test": dkim.record(key)}
+    assert verdicts(mail.sent()[-1].raw, dns) == [True]
 
 
 def test_bounce_of_a_forwarded_mail_goes_on_to_its_sender(
