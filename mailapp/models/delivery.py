@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import reduce
-from operator import itemgetter, or_
+from operator import or_
 from typing import Any, Self
 
 from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -23,11 +24,12 @@ from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
 from mailapp.mime import visible
 
+from .claiming import Claims, Ending
 from .handler import Handler
 from .insert import insert
 from .message import Message
 from .process import Process
-from .queue import UNDELIVERABLE, Queue
+from .queue import Queue
 
 
 class Status(models.TextChoices):
@@ -63,17 +65,11 @@ class Outcome:
     started_at: datetime = field(default_factory=timezone.now)
     ended_at: datetime = field(default_factory=timezone.now)
 
-    def columns(self, now: datetime) -> dict[str, Any]:
+    def ending(self, now: datetime) -> Ending:
         """What the delivery's row becomes when it is settled now."""
-        columns: dict[str, Any] = {"status": self.status}
-        if self.handler is not None:
-            columns["handler_id"] = self.handler
-        if self.status == Status.DEFERRED:
-            columns["due_at"] = now + timedelta(seconds=self.delay)
-        elif self.status == Status.HELD:
-            columns["queue_id"] = UNDELIVERABLE
-            columns["held_from"] = F("queue")
-        return columns
+        deferred = self.status == Status.DEFERRED
+        due_at = now + timedelta(seconds=self.delay) if deferred else None
+        return Ending(self.status, due_at, self.handler)
 
 
 _ATTEMPT_COLUMNS = (
@@ -164,66 +160,46 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         Committed before it returns. Claims of one queue are made one at a time (by a lock
         on its row), so that no person's mail is ever with two workers.
         """
-        now, token = timezone.now(), uuid.uuid4()
-        waiting = self.filter(queue=queue).due(now)
-        if not waiting.values("id")[:1]:  # in order, so that it reads the index and nothing else
+        now, token, claims = timezone.now(), uuid.uuid4(), Claims(self.db)
+        if not claims.any_due(queue, now):
             return []  # without a write transaction, which would keep others waiting
         with transaction.atomic(using=self.db):
-            row = Queue.objects.using(self.db).select_for_update(no_key=True).get(name=queue)
-            if row.paused:
+            ids = claims.due(queue, now, limit) if claims.lock_queue(queue) else []
+            if not ids:
                 return []
-            busy = self.filter(queue=queue).claimed().exclude(person="").values("person")
-            ids = list(waiting.exclude(person__in=busy).values_list("id", flat=True)[:limit])
-            self.filter(id__in=ids).update(
-                status=Status.CLAIMED,
-                due_at=None,
-                claim=token,
-                claimed_by=process,
-                claimed_at=now,
-                attempts=F("attempts") + 1,
-            )
+            claims.claim(ids, token, process.pk, now)
         rows = self.select_related("message").in_bulk(ids)
         return [rows[id] for id in ids]
 
     def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
-        """Write how claimed deliveries ended, with one Attempt each, all or none.
+        """Write how claimed deliveries ended, with one Attempt each, in the caller's transaction.
 
         Raise ClaimLost, and change nothing, if any of them is no longer ours.
         """
-        with transaction.atomic(using=self.db):
+        if outcomes:
             self._lock_claims(outcomes)
             self._settle(outcomes)
 
     def _lock_claims(self, claimed: Iterable[Delivery]) -> None:
         # Before the attempts: whoever releases a claim locks its row first, too.
         claims = {delivery.id: delivery.claim for delivery in claimed}
-        rows = self.filter(id__in=claims).order_by("id").select_for_update(no_key=True)
-        lost = claims.items() - rows.values_list("id", "claim")
+        lost = claims.items() - Claims(self.db).lock(list(claims)).items()
         if lost:
             raise ClaimLost(f"{len(lost)} of {len(claims)} deliveries")
 
     def _settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         now = timezone.now()
-        groups: dict[tuple[Any, ...], list[int]] = {}
+        alike: dict[Ending, list[int]] = defaultdict(list)
         for delivery, outcome in outcomes.items():
-            alike = tuple(sorted(outcome.columns(now).items(), key=itemgetter(0)))
-            groups.setdefault(alike, []).append(delivery.id)
+            alike[outcome.ending(now)].append(delivery.id)
         insert(Attempt, _ATTEMPT_COLUMNS, self.db).rows(
             [
                 _attempt_row(delivery, outcome, connections[self.db])
                 for delivery, outcome in outcomes.items()
             ]
         )
-        # Each has a reply of its own, and a statement for each would take longer than the rest.
-        attempt = Attempt.objects.filter(delivery=OuterRef("id"), number=OuterRef("attempts"))
-        for columns, ids in groups.items():
-            self.filter(id__in=ids).update(
-                claim=None,
-                claimed_by=None,
-                claimed_at=None,
-                reply=Subquery(attempt.values("reply")),
-                **dict(columns),
-            )
+        for ending, ids in alike.items():
+            Claims(self.db).settle(ids, ending)
 
     def give_back(self, claimed: Sequence[Delivery]) -> int:
         """Queue again what was claimed but never tried; the attempt does not count."""

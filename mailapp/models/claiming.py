@@ -1,0 +1,120 @@
+"""What is written when deliveries are claimed and settled, in SQL.
+
+The ORM takes longer to word these statements than a database to run them, for each batch; and on
+SQLite nobody else writes meanwhile.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+_ANY_DUE = """\
+SELECT 1 FROM mailapp_delivery
+WHERE queue_id = %s AND due_at <= %s ORDER BY due_at, id LIMIT 1
+"""
+_PAUSED = "SELECT paused FROM mailapp_queue WHERE name = %s"
+_DUE = """\
+SELECT id FROM mailapp_delivery
+WHERE queue_id = %s AND due_at <= %s AND (person = '' OR person NOT IN (
+    SELECT person FROM mailapp_delivery
+    WHERE queue_id = %s AND status = 'claimed' AND claim IS NOT NULL
+))
+ORDER BY due_at, id LIMIT %s
+"""
+_CLAIM = """\
+UPDATE mailapp_delivery
+SET status = 'claimed', due_at = NULL, attempts = attempts + 1,
+    claim = %s, claimed_by_id = %s, claimed_at = %s
+WHERE id IN ({ids})
+"""
+_CLAIMS = "SELECT id, claim FROM mailapp_delivery WHERE id IN ({ids}) ORDER BY id"
+# Each has a reply of its own, and a statement for each would take longer than the rest.
+_SETTLE = """\
+UPDATE mailapp_delivery
+SET status = %s, due_at = %s, handler_id = COALESCE(%s, handler_id),
+    queue_id = CASE WHEN %s = 'held' THEN 'undeliverable' ELSE queue_id END,
+    held_from_id = CASE WHEN %s = 'held' THEN queue_id ELSE held_from_id END,
+    claim = NULL, claimed_by_id = NULL, claimed_at = NULL,
+    reply = (
+        SELECT attempt.reply FROM mailapp_attempt AS attempt
+        WHERE attempt.delivery_id = mailapp_delivery.id
+        AND attempt.number = mailapp_delivery.attempts
+    )
+WHERE id IN ({ids})
+"""
+
+
+class Ending(NamedTuple):
+    """What deliveries that ended alike become."""
+
+    status: str
+    due_at: datetime | None
+    handler: int | None  #: None: as it was
+
+
+class Claims:
+    """Runs the statements on one database; transactions are the caller's."""
+
+    def __init__(self, using: str) -> None:
+        self._connection: BaseDatabaseWrapper = connections[using]
+
+    def any_due(self, queue: str, now: datetime) -> bool:
+        """Say whether anything is due. In order, so that it reads the index and nothing else."""
+        return bool(self._rows(_ANY_DUE, [queue, self._stamp(now)]))
+
+    def lock_queue(self, queue: str) -> bool:
+        """Let nobody else claim of a queue until the transaction ends; say whether it is open."""
+        can_lock = self._connection.features.has_select_for_no_key_update
+        [[paused]] = self._rows(_PAUSED + (" FOR NO KEY UPDATE" if can_lock else ""), [queue])
+        return not paused
+
+    def due(self, queue: str, now: datetime, limit: int) -> list[int]:
+        """The ids of what is due, in order of arrival, without people whose mail is in hand."""
+        rows = self._rows(_DUE, [queue, self._stamp(now), queue, limit])
+        return [id for (id,) in rows]
+
+    def claim(self, ids: Sequence[int], token: uuid.UUID, process: int, now: datetime) -> None:
+        """Claim deliveries for a process, and count the attempt."""
+        self._execute(_CLAIM, [self._token(token), process, self._stamp(now)], ids)
+
+    def lock(self, ids: Sequence[int]) -> dict[int, uuid.UUID | None]:
+        """The claims of deliveries, which nobody changes until the transaction ends."""
+        can_lock = self._connection.features.has_select_for_no_key_update
+        statement = _CLAIMS + (" FOR NO KEY UPDATE" if can_lock else "")
+        rows = self._rows(statement, [], ids)
+        return {id: _uuid(token) for id, token in rows}
+
+    def settle(self, ids: Sequence[int], ending: Ending) -> None:
+        """Write how deliveries ended whose attempts are written already."""
+        due_at = self._stamp(ending.due_at) if ending.due_at else None
+        status = str(ending.status)
+        self._execute(_SETTLE, [status, due_at, ending.handler, status, status], ids)
+
+    def _rows(self, statement: str, values: list[Any], ids: Sequence[int] = ()) -> list[Any]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(*_with_ids(statement, values, ids))
+            return cursor.fetchall()
+
+    def _execute(self, statement: str, values: list[Any], ids: Sequence[int]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(*_with_ids(statement, values, ids))
+
+    def _stamp(self, moment: datetime) -> Any:
+        return self._connection.ops.adapt_datetimefield_value(moment)
+
+    def _token(self, token: uuid.UUID) -> uuid.UUID | str:
+        return token if self._connection.features.has_native_uuid_field else token.hex
+
+
+def _with_ids(statement: str, values: list[Any], ids: Sequence[int]) -> tuple[str, list[Any]]:
+    return statement.replace("{ids}", ", ".join(["%s"] * len(ids))), [*values, *ids]
+
+
+def _uuid(token: uuid.UUID | str | None) -> uuid.UUID | None:
+    return uuid.UUID(token) if isinstance(token, str) else token
