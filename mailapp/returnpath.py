@@ -6,9 +6,10 @@ Their tags are made with SECRET_KEY, or with one of SECRET_KEY_FALLBACKS. Pure b
 from __future__ import annotations
 
 import base64
+import hmac
 import re
-import secrets
 import time
+from functools import lru_cache
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
@@ -25,7 +26,7 @@ _DAYS_GOOD = 21  # of an SRS address: nobody tries to deliver a mail for longer
 LOCAL_PART = r"bounce\+[0-9]{1,18}-[a-z2-7]+|srs0=[a-z2-7]+=[a-z2-7]{2}=[^=]+=.+"
 
 _DELIVERY = re.compile(r"bounce\+([0-9]{1,18})-([a-z2-7]+)")
-_SRS = re.compile(r"srs0=([a-z2-7]+)=([a-z2-7]{2})=([^=]+)=(.+)", re.IGNORECASE)
+_SRS = re.compile(r"srs0=([a-z2-7]+)=([a-z2-7]{2})=([^=]+)=(.+)", re.ASCII | re.IGNORECASE)
 
 
 def of_delivery(key: int, domain: str) -> str:
@@ -67,15 +68,19 @@ def sender_of(address: str) -> str | None:
 
 def _is_ours(tag: str, purpose: str, text: str) -> bool:
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return any(secrets.compare_digest(tag, _tag(purpose, text, key)) for key in keys)
+    return any(hmac.compare_digest(tag, _tag(purpose, text, key)) for key in keys)
 
 
-def _tag(purpose: str, text: str, key: str | bytes) -> str:
-    """Return what only who has the key can say of a text, whatever its case."""
-    digest = salted_hmac(
-        f"mailapp.returnpath.{purpose}", fold(text), secret=key, algorithm="sha256"
-    ).digest()
-    return base64.b32encode(digest)[:_TAG_LENGTH].decode().lower()
+def _tag(purpose: str, text: str, secret: str | bytes) -> str:
+    """Return what only who has the secret can say of a text, whatever its case."""
+    digest = hmac.digest(_key(purpose, secret), fold(text).encode(), "sha256")
+    return base64.b32encode(digest[:10])[:_TAG_LENGTH].decode().lower()
+
+
+@lru_cache
+def _key(purpose: str, secret: str | bytes) -> bytes:
+    """Return a key of its own for each purpose; the relay needs it for each delivery."""
+    return salted_hmac(f"mailapp.returnpath.{purpose}", "", secret, algorithm="sha256").digest()
 
 
 def _today() -> int:

@@ -214,10 +214,10 @@ class Relay:
 
 
 def _mailings(claimed: Sequence[Delivery]) -> list[Mailing]:
-    """Put together what may go in one transaction: what has the same message and return path."""
-    mailings: dict[tuple[int, str], Mailing] = {}
+    """Put together what may go in one transaction: one message, under one return path."""
+    mailings: dict[tuple[int, int | None], Mailing] = {}
     for delivery in claimed:
-        together = (delivery.message_id, delivery.return_path)
+        together = (delivery.message_id, delivery.pk if delivery.message.verp else None)
         mailing = mailings.setdefault(together, Mailing(delivery.message, []))
         mailing.deliveries.append(delivery)
     return list(mailings.values())

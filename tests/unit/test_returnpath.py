@@ -75,6 +75,17 @@ def test_sender_that_does_not_fit_stays(sender):
     assert returnpath.of_sender(sender, "example.com") == sender
 
 
+@pytest.mark.parametrize(
+    "local",
+    [
+        "SRS0=\N{KELVIN SIGN}aaaaaaaaa=aa=client.test=ann",
+        "SRS0=aaaaaaaaaa=\N{LATIN SMALL LETTER LONG S}a=client.test=ann",
+    ],
+)
+def test_letter_that_only_looks_like_one_of_ascii_is_forged(local):
+    assert returnpath.sender_of(f"{local}@example.com") is None
+
+
 def test_srs_address_with_another_sender_is_forged():
     address = returnpath.of_sender("ann@client.test", "example.com")
 
