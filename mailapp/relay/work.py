@@ -138,7 +138,7 @@ class Relay:
         while room > 0 and len(loading) < len(self._claimed):
             loading.append(self._claimed[len(loading)])
             room -= loading[-1].message.size
-        stored = RawMessage.objects.in_bulk([each.message.pk for each in loading])
+        stored = RawMessage.objects.in_bulk({each.message.pk for each in loading})
         for mailing in loading:
             mailing.stored = stored.get(mailing.message.pk)
         del self._claimed[: len(loading)]

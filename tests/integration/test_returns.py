@@ -106,6 +106,15 @@ def test_bounce_about_whom_the_reader_forwards_to_is_the_readers(news, post_offi
     assert came_back(ann) == (Status.FAILED, UNKNOWN)
 
 
+def test_bounce_of_one_reader_says_nothing_of_another(news, post_office):
+    ann, bob = (news[reader] for reader in READERS)
+
+    post_office.send(ann.return_path, report(UNKNOWN, recipient=bob.recipient), sender="")
+
+    assert came_back(bob)[0] == Status.DONE
+    assert not Suppression.objects.is_suppressed(bob.recipient)
+
+
 def test_delay_is_noted_and_leaves_the_delivery_done(news, post_office):
     ann = news["ann@client.test"]
 
@@ -224,6 +233,13 @@ def test_mail_of_a_person_to_an_srs_address_goes_nowhere(forwarded_from, person,
 
     writer.expect_nothing()
     assert newest_note() == "Dropped: it is no bounce"
+
+
+def test_report_in_the_name_of_a_person_goes_nowhere(forwarded_from, post_office, writer):
+    post_office.send(forwarded_from, report(UNKNOWN))
+
+    writer.expect_nothing()
+    assert newest_note() == "Dropped: it is no bounce of a mail that we forwarded of late"
 
 
 @pytest.mark.parametrize("sender", ["", "insider@localhost", "w" * 60 + "@client.test"])
