@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.project import Project
 
 CONFIRM = re.compile(r"test\.list-confirm-[0-9a-f]{24}@localhost")
+RETURN_PATH = re.compile(r"<bounce\+[0-9]+-[a-z2-7]{10}@localhost>")
 
 
 def test_list_is_joined_posted_to_and_left(project: Callable[..., Project]):
@@ -34,11 +35,12 @@ def test_list_is_joined_posted_to_and_left(project: Callable[..., Project]):
     confirm(running, "reader@client.test", "subscribe to test.list", then="Welcome to test.list")
 
     send(running, "test.list@localhost", "you@example.com", "--subject", "Hello all")
-    post = caught(running, "you@example.com", "Hello all")
-    assert post.get_all("Delivered-To") == ["you@example.com", "reader@client.test"]
-    assert post["Return-Path"] == "<test.list-bounces@localhost>"
-    assert post["List-Id"] == "<test.list.localhost>"
-    assert post["From"] == "you@example.com"
+    for reader in ("you@example.com", "reader@client.test"):
+        post = caught(running, reader, "Hello all")
+        assert post.get_all("Delivered-To") == [reader]
+        assert RETURN_PATH.fullmatch(post["Return-Path"])
+        assert post["List-Id"] == "<test.list.localhost>"
+        assert post["From"] == "you@example.com"
 
     send(running, "test.list-unsubscribe@localhost", "you@example.com")
     confirm(running, "you@example.com", "unsubscribe from test.list", then="You have left")
