@@ -49,6 +49,7 @@ from mailapp.wakeup import listen
 logger = logging.getLogger(__name__)
 
 _LOOK_FOR_TIMERS = 1.0  # seconds, while there is mail, whose batches pay nothing so
+_GATHER = 0.01  # seconds after a batch that was not full: what comes meanwhile shares the next
 
 # What says all by its name: a traceback would only tell where it was raised.
 _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
@@ -109,6 +110,8 @@ def drain(queue: str, life: Life) -> int:
             life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
             with containment.timed():
                 worked += work(batch, registry.current_router(max_age=0), life.stopping)
+            if len(batch) < limit:
+                life.stopping.wait(_GATHER)
             if monotonic() < look_at:
                 continue
         rung = timers.work(queue, life)
