@@ -43,7 +43,7 @@ class TimerQuerySet(models.QuerySet["Timer"]):
         return self.exclude(claimed_by__in=others).filter(
             ~Exists(came_before),
             Exists(Queue.objects.filter(name=INCOMING, paused=False)),
-            # Not `in`, or SQLite without statistics would go through all that the handlers ever had.
+            # Not `in`, or SQLite without statistics goes through all that the handlers ever had.
             Exists(Handler.objects.enabled().filter(pk=OuterRef("conversation__handler"))),
         )
 
