@@ -114,10 +114,13 @@ def _is_domain_or_empty(value: str) -> str | None:
     return _is_domain(value) if value else None
 
 
+_FOLDER_URL = re.compile(r"https?://[!-;=?-~]+/")
+
+
 def _is_url_or_empty(value: str) -> str | None:
-    if not value or (value.startswith(("https://", "http://")) and value.endswith("/")):
+    if not value or _FOLDER_URL.fullmatch(value):
         return None
-    return f"{value!r} is not http(s)://…/"
+    return f"{value!r} is not https://…/, with a slash at its end"
 
 
 def _are_domains(value: list[str]) -> str | None:

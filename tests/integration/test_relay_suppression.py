@@ -81,6 +81,18 @@ def test_each_delivery_with_verp_is_a_transaction_of_its_own(relay, server):
     assert all(sender.startswith(b"bounce+") for sender in senders)
 
 
+@pytest.mark.parametrize(
+    ("sender", "host"),
+    [("news@second.test", "second.test"), ("news@elsewhere.test", "first.test")],
+)
+def test_return_path_is_at_a_host_of_ours_so_that_bounces_come_home(settings, sender, host):
+    settings.MAIL = {**settings.MAIL, "HOSTS": ["first.test", "second.test"]}
+
+    outbox.post(RAW, sender=sender, recipients=["ann@client.test"], verp=True)
+
+    assert Delivery.objects.get().return_path.endswith(f"@{host}")
+
+
 def test_nobody_is_told_of_a_failure_that_the_delivery_with_verp_says(relay):
     post("nobody@client.test", verp=True)
 
