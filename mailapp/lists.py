@@ -95,7 +95,7 @@ class ListMail:
         fields = [("From", self._author(post))] if rewrite else []
         if self.reply_to == ReplyTo.LIST:
             fields.append(("Reply-To", self.address))
-        elif rewrite and not post.header("Reply-To"):
+        elif rewrite and post.author and not post.header("Reply-To"):
             fields.append(("Reply-To", post.author))
         return fields, mime.without_fields([name for name, _ in fields], post.raw)
 
@@ -107,5 +107,5 @@ class ListMail:
 
     def _author(self, post: MailRequest) -> str:
         name, address = mime.mailbox(mime.raw_header(post.parsed, "From"))
-        who = name or split(address)[0]
+        who = name or split(address)[0] or "Somebody"
         return formataddr((f"{who} via {self.title or self.address}", self.address))

@@ -90,6 +90,13 @@ def test_author_without_a_name_or_reply_to_is_rewritten(distributed):
     assert fields(raw, "Reply-To") == ["zoe@client.test"]
 
 
+def test_post_that_does_not_say_who_wrote_it_is_rewritten(distributed):
+    raw = distributed(b"Subject: Post\r\n\r\n", authors=Authors.EVERYBODY)
+
+    assert fields(raw, "From") == ["Somebody via The News <news@localhost>"]
+    assert fields(raw, "Reply-To") == []
+
+
 @pytest.mark.parametrize(
     ("domains", "rewritten"),
     [(["client.test"], True), (["mail.client.test"], True), (["ent.test"], False), ([], False)],
