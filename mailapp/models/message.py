@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
@@ -138,7 +139,9 @@ _DELIVERY_COLUMNS = ("created_at", "due_at", "message_id", "queue_id", "person",
 
 def keep_large(content: BinaryIO) -> str:
     """Put the bytes of a large mail into the storage `mail`; return its name there."""
-    return storages["mail"].save(timezone.now().strftime("%Y/%m/%d/mail.eml"), File(content))
+    # A name of its own: many storages let the later of two who save at once overwrite the other.
+    name = f"{timezone.now():%Y/%m/%d}/mail-{secrets.token_hex(16)}.eml"
+    return storages["mail"].save(name, File(content))
 
 
 def _chunks(name: str) -> Iterator[bytes]:

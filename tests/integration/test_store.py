@@ -107,3 +107,19 @@ def test_a_mail_that_is_in_the_storage_already_is_not_copied() -> None:
     row = RawMessage.objects.get(message=message)
     assert (row.content, row.file) == (None, "2026/01/01/mail.eml")
     assert message.size == 12345
+
+
+def test_large_mails_are_kept_apart_by_a_storage_that_overwrites(settings, tmp_path):
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "mail": {
+            "BACKEND": "django.core.files.storage.FileSystemStorage",
+            "OPTIONS": {"location": tmp_path, "allow_overwrite": True},
+        },
+    }
+    settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 10}
+    mails = [_mail(number) for number in range(2)]
+
+    keys = Message.objects.store(mails)
+
+    assert [Message.objects.get(pk=key).raw for key in keys] == [mail.raw for mail in mails]
