@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet
 MANAGE := $(VENV)/bin/python manage.py
-# Tests that start whole programs wait more than they work, so two workers suit small machines.
-PYTEST := $(VENV)/bin/pytest --numprocesses=2
+# Tests that start whole programs wait more than they work, so four workers suit two cores.
+PYTEST := $(VENV)/bin/pytest --numprocesses=4 --dist=worksteal
 
 # Set when DATABASE_URL names a PostgreSQL.
 POSTGRES := $(filter postgres% pgsql%,$(firstword $(subst :, ,$(value DATABASE_URL))))
