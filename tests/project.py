@@ -125,7 +125,7 @@ class Project:
     """An installation: its folder, its environment, its database and what runs of it."""
 
     def __init__(self, folder: Path, database_url: str, environment: dict[str, str]) -> None:
-        self.folder = folder
+        self.folder, self.database_url, self.given = folder, database_url, environment
         self.receiver, self.catcher, self.web = (f"{HOST}:{port}" for port in _free_ports(3))
         self.environment = {
             "DATABASE_URL": database_url,
@@ -193,13 +193,20 @@ class Project:
 
 @contextlib.contextmanager
 def projects(databases: Databases) -> Iterator[Callable[..., Project]]:
-    """Make installations by calling what this yields; at the end, close them all."""
+    """Make installations by calling what this yields; at the end, close them all.
+
+    One that is made `beside` another is on another machine: it has its environment and its
+    database, and a folder and ports of its own.
+    """
     with contextlib.ExitStack() as stack:
 
-        def make(**environment: str) -> Project:
+        def make(beside: Project | None = None, **environment: str) -> Project:
             # Not pytest's own folder: its name is too long for a Unix socket.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mail-project-"))
-            url = stack.enter_context(databases.fresh())
+            if beside:
+                url, environment = beside.database_url, beside.given | environment
+            else:
+                url = stack.enter_context(databases.fresh())
             made = Project(Path(folder), url, environment)
             return stack.enter_context(contextlib.closing(made))
 
