@@ -295,21 +295,56 @@ def _count_lines(text: str) -> int:
     return text.count("\n") + 1
 
 
-# Mail systems that bounce from an address of their own, and so would be answered.
-_MAIL_SYSTEM = re.compile(r"mailer-daemon|\bpostmaster@", re.IGNORECASE)
+# What says that a machine sent a mail. Some mail systems bounce from an address of their own.
+_AUTOMATIC = {
+    "auto-submitted": re.compile(r"(?!no\s*(?:$|[;(]))\S", re.IGNORECASE),
+    "precedence": re.compile(r"(?:bulk|junk|list|auto_reply)\b", re.IGNORECASE),
+    "return-path": re.compile(r"<>"),
+    "from": re.compile(r".*(?:mailer-daemon|\bpostmaster(?:@|\\)|<>)", re.IGNORECASE),
+}
+_SUPPRESSED = re.compile(r"\b(?:all|oof|autoreply)\b", re.IGNORECASE)
+
+# RFC 3834 section 2 has the first four; nobody reads what the others get.
+_MACHINE = re.compile(
+    r"mailer-daemon|postmaster|owner-.+|.+-request|.+-bounces?"
+    r"|(?:.+[._-])?(?:no|do[._-]?not)[._-]?reply(?:[._+-].*)?",
+    re.IGNORECASE,
+)
 
 
 def is_automatic(message: email.message.Message) -> bool:
-    """Say whether a machine sent this, so that no machine should answer (RFC 3834 section 2)."""
-    submitted = header(message, "Auto-Submitted").partition(";")[0].strip().lower()
-    precedence = header(message, "Precedence").lower()
-    return (
-        submitted not in {"", "no"}
-        or precedence in {"bulk", "junk", "list"}
-        or any(name.lower() in {"list-id", "list-post"} for name in message)
-        or message.get_content_type() == "multipart/report"
-        or bool(_MAIL_SYSTEM.search(raw_header(message, "From")))
-    )
+    """Say whether a machine sent this (RFC 3834 section 2)."""
+    return bool(why_automatic(message))
+
+
+def why_automatic(message: email.message.Message) -> str:
+    """Return the field that says that a machine sent this, or ""."""
+    if message.get_content_type() == "multipart/report":
+        return "Content-Type: multipart/report"
+    for name, value in message.raw_items():
+        rule = _AUTOMATIC.get(name.lower())
+        text = decoded(_as_bytes(value)) if rule else ""
+        if name.lower().startswith("list-") or (rule and rule.match(text)):
+            return f"{name}: {text}".removesuffix(": ")
+    return ""
+
+
+def why_no_answer(message: email.message.Message) -> str:
+    """Return the field by which no machine is to answer this, or ""; there are more such mails."""
+    suppressed = header(message, "X-Auto-Response-Suppress")
+    if _SUPPRESSED.search(suppressed):
+        return f"X-Auto-Response-Suppress: {suppressed}"
+    author = mailbox(raw_header(message, "From"))[1]
+    return f"From: {author}" if is_of_machine(author) else why_automatic(message)
+
+
+def is_of_machine(address: str) -> bool:
+    """Say whether nobody who reads has such an address.
+
+    >>> is_of_machine("No-Reply@client.test"), is_of_machine("reply@client.test")
+    (True, False)
+    """
+    return bool(_MACHINE.fullmatch(address.rpartition("@")[0] or address))
 
 
 _REPORT_TYPE = re.compile(r"report-type\s*=\s*\"?([\w-]+)", re.IGNORECASE)

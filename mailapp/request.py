@@ -122,7 +122,17 @@ class MailRequest:
     @property
     def is_automatic(self) -> bool:
         """True when a machine sent this, so that no answer is due (RFC 3834 section 2)."""
-        return not self.sender or mime.is_automatic(self._head)
+        return bool(self._why_automatic)
+
+    @cached_property
+    def _why_automatic(self) -> str:
+        if not self.sender:
+            return "the null sender"
+        if mime.is_of_machine(self.sender):
+            return f"from {self.sender}"
+        if mime.is_of_machine(self.recipient):
+            return f"to {self.recipient}"
+        return mime.why_no_answer(self._head)
 
     # What a handler may do
 
@@ -134,16 +144,19 @@ class MailRequest:
         reply_to: str | None = None,
         headers: Mapping[str, str] | None = None,
         even_suppressed: bool = False,
+        even_to_automatic: bool = False,
         **context: Any,
     ) -> None:
         """Answer the envelope sender with a rendered mail template.
 
         Written by `author` (an address, or `Name <address>` with any name), by default the
-        recipient of this mail. Nothing is sent when this mail is automatic: machines that
-        answer machines never stop (RFC 3834). To a suppressed address it goes only when it is
-        to go `even_suppressed`.
+        recipient of this mail. Nothing is sent, and the operator is told so, when this mail is
+        automatic, since machines that answer machines never stop (RFC 3834); unless the answer
+        is to go `even_to_automatic`. The null sender is never answered. To a suppressed address
+        it goes only when it is to go `even_suppressed`.
         """
-        if self.is_automatic:
+        if self.is_automatic and not (even_to_automatic and self.sender):
+            self._tell(f"Not answered, for a machine sent it: {self._why_automatic}")
             return
         _post(
             render(template, {"message": self, **context}),
@@ -155,6 +168,11 @@ class MailRequest:
             cause=self.delivery.pk,
             even_suppressed=even_suppressed,
         )
+
+    def _tell(self, fact: str) -> None:
+        """Add to what the operator is told, once."""
+        if fact not in self.note:
+            self.note = f"{self.note}; {fact}".removeprefix("; ")
 
     def _thread(self) -> dict[str, str]:
         """The header fields that make a mail an answer to this one (RFC 5322 3.6.4)."""
@@ -267,6 +285,7 @@ class ConversationRequest:
         reply_to: str | None = None,
         headers: Mapping[str, str] | None = None,
         even_suppressed: bool = False,
+        even_to_automatic: bool = False,
         **context: Any,
     ) -> None:
         """Answer the last mail once more, as `message.respond` does.
@@ -282,6 +301,7 @@ class ConversationRequest:
                 reply_to=reply_to,
                 headers=headers,
                 even_suppressed=even_suppressed,
+                even_to_automatic=even_to_automatic,
                 **context,
             )
             return

@@ -305,24 +305,6 @@ def test_any_texts_make_an_answer(templates, name, text):
     assert mime.header(parsed, "Subject") == (mime.one_line(text) or "Re:")
 
 
-@pytest.mark.parametrize(
-    ("sender", "head"),
-    [
-        ("", b"Subject: Hello"),
-        ("reader@client.test", b"Auto-Submitted: auto-replied"),
-        ("reader@client.test", b"Precedence: list"),
-        ("reader@client.test", b"List-Id: <news.client.test>"),
-        ("reader@client.test", b"Content-Type: multipart/report; boundary=b"),
-    ],
-)
-def test_machines_are_not_answered(request_for, templates, sender, head):
-    templates(**{"answer.msg": TEMPLATE})
-
-    request_for(head, sender=sender).respond("answer.msg")
-
-    assert not Delivery.objects.filter(queue="outgoing").exists()
-
-
 def test_missing_template_is_an_error(request_for):
     with pytest.raises(TemplateDoesNotExist):
         request_for().respond("no-such.msg")
