@@ -22,7 +22,7 @@ from django.db.models import F
 
 from tests.failpoints import FAILURES, Failpoints
 from tests.ledger import Client, Ledger, Letter
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from tests.project import Program, Project
@@ -218,7 +218,7 @@ def assert_nothing_stays_when_all_is_old(trial: Trial) -> None:
     from mailapp.models import Attempt, Delivery, Message, Process, RawMessage, Transition
 
     trial.all_grows_old()
-    wait_until(lambda: trial.project.manage("cleanmail").returncode == 0)
+    wait_until(lambda: trial.project.manage("cleanmail").returncode == 0, seconds=4 * DEADLINE)
     trial.project.manage("cleanmail")  # a file that could not be removed goes the next time
 
     for model in (Attempt, Delivery, Message, RawMessage, Transition, Process):
