@@ -7,19 +7,26 @@ import re
 from collections.abc import Mapping, Sequence
 from email.utils import format_datetime
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone
 
 from mailapp import bounces, identity, mime, outbox, returnpath
-from mailapp.addresses import split
+from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
-from mailapp.errors import NothingToAnswer
+from mailapp.errors import NothingToAnswer, SMTPError
 from mailapp.models import Conversation, Delivery
 from mailapp.rendering import Rendered, render
 
 _HELO = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]")
+
+
+def _received_by(hostname: str) -> re.Pattern[str]:
+    """What `MailRequest._received` writes."""
+    by = re.escape(hostname)
+    return re.compile(rf"(?:from \S+ \(\S+\) )?by {by}(?: with \S+)? id \d+; .+", re.IGNORECASE)
 
 
 class MailRequest:
@@ -195,7 +202,10 @@ class MailRequest:
         sign: bool = False,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Send the bytes as they came, below a Received field and `headers`, to `to`.
+        """Send the bytes as they came, below trace fields of ours and `headers`, to `to`.
+
+        Raise SMTPError (550 5.4.6) for a mail that has been forwarded from this recipient before:
+        it goes in a circle.
 
         One stored message however many recipients. The envelope sender stays, unless
         `sender` names another (`""` for the null sender). With `srs` one at the host of this
@@ -203,10 +213,13 @@ class MailRequest:
         `list_address` are as in `outbox.post`; `raw` are bytes to send instead, and `sign` says
         that we answer for them.
         """
+        if self._has_been_here():
+            raise SMTPError(550, "The mail goes in a circle", "5.4.6")
         if sender is None:
             sender = self._rewritten_sender() if srs else self.sender
+        trace = [("Delivered-To", self.recipient), self._received()]
         outbox.post(
-            mime.with_fields([self._received(), *headers], self.raw if raw is None else raw),
+            mime.with_fields([*trace, *headers], self.raw if raw is None else raw),
             sender=sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
@@ -220,6 +233,22 @@ class MailRequest:
         if not self.sender or split(self.sender)[1] in mail_settings().HOSTS:
             return self.sender
         return returnpath.of_sender(self.sender, split(self.recipient)[1])
+
+    def _has_been_here(self) -> bool:
+        """Say whether we forwarded this from its recipient before: it has our Delivered-To.
+
+        Another mail system that hands mail on to us may write the same; ours stands on our
+        Received.
+        """
+        if b"\ndelivered-to:" not in b"\n" + mime.head(self.raw).lower():
+            return False
+        here = fold(mime.decoded(self.recipient))
+        ours = _received_by(mail_settings().hostname)
+        return any(
+            (name.lower(), fold(value), below.lower()) == ("delivered-to", here, "received")
+            and ours.fullmatch(trace)
+            for (name, value), (below, trace) in pairwise(self.headers)
+        )
 
     def _received(self) -> tuple[str, str]:
         """The trace field of RFC 5321 4.4 for the way that this mail took to us."""

@@ -1,4 +1,4 @@
-"""Machines that answer machines: what is not answered."""
+"""Machines that answer machines, and mail that comes back: what is not sent again."""
 
 from __future__ import annotations
 
@@ -195,3 +195,94 @@ def test_no_automatic_mail_of_the_corpus_is_answered(
 @corpus.needs_corpus
 def test_corpus_has_automatic_mail():
     assert len(automatic_mail()) > 130
+
+
+# Circles
+
+
+@stateless
+@route("(anyone)@(host)", anyone=".+")
+def FORWARD(message, anyone, host):
+    message.forward("elsewhere@client.test")
+
+
+def forwarded() -> bytes:
+    """Return the last mail that was forwarded."""
+    return Message.objects.filter(protocol="").latest("id").raw
+
+
+def test_forwarded_mail_that_comes_back_is_not_forwarded_again(
+    handle, work, message: Callable[..., Message]
+):
+    handle(FORWARD)
+    message(recipients=["You@localhost"])
+    work()
+    through_others = b"Received: from a by b; now\r\nDelivered-To: elsewhere@client.test\r\n"
+
+    back = message(recipients=["you@localhost"], raw=through_others + forwarded())
+    work()
+
+    failed = back.deliveries.get()
+    assert (failed.status, failed.reply) == ("failed", "550 5.4.6 The mail goes in a circle")
+    assert answers() == ["reader@client.test", "elsewhere@client.test"]  # its sender is told
+    assert Message.objects.filter(protocol="", sender="").get().cause == failed
+
+
+def test_nobody_is_told_of_an_automatic_mail_that_goes_in_a_circle(
+    handle, work, message: Callable[..., Message]
+):
+    handle(FORWARD)
+    message(recipients=["you@localhost"], raw=b"Precedence: bulk\r\n\r\n")
+    work()
+
+    message(recipients=["you@localhost"], raw=forwarded())
+    work()
+
+    assert answers() == ["elsewhere@client.test"]
+
+
+def test_mail_that_was_forwarded_from_another_address_of_ours_is_forwarded(
+    handle, work, message: Callable[..., Message]
+):
+    handle(FORWARD)
+    message(recipients=["you@localhost"])
+    work()
+
+    message(recipients=["other@localhost"], raw=forwarded())
+    work()
+
+    assert answers() == ["elsewhere@client.test"] * 2
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        "Delivered-To: you@localhost",
+        "Delivered-To: you@localhost\r\nReceived: from a by elsewhere.test with SMTP id 7; now",
+        "Delivered-To: you@localhost\r\nReceived: from a by localhost (Other) with SMTP id A7; now",
+        "Delivered-To: you@localhost\r\nSubject: Hi\r\nReceived: by localhost id 7; now",
+    ],
+)
+def test_what_another_mail_system_delivered_to_the_address_is_forwarded(
+    handle, work, message: Callable[..., Message], trace: str
+):
+    handle(FORWARD)
+    message(recipients=["you@localhost"], raw=trace.encode() + b"\r\n\r\n")
+
+    work()
+
+    assert answers() == ["elsewhere@client.test"]
+
+
+@pytest.mark.parametrize("local", ["用户", '"a b"', "a=?utf-8?q?b?="])
+def test_circle_is_known_at_an_unusual_address(
+    handle, work, message: Callable[..., Message], local: str
+):
+    handle(FORWARD)
+    message(recipients=[f"{local}@localhost"], helo="mail.client.test", peer="2001:db8::1")
+    work()
+
+    back = message(recipients=[f"{local}@localhost"], raw=forwarded())
+    work()
+
+    assert back.deliveries.get().status == "failed"

@@ -330,7 +330,7 @@ def test_forwarded_bytes_are_those_that_came(request_for):
     added, _, rest = delivery.message.raw.partition(b"subject:")
     assert b"subject:" + rest == request.raw
     names = [name for name, _ in mime.headers(mime.parse(added + b"\r\n"))]
-    assert names == ["Received", "X-Loop"]
+    assert names == ["Delivered-To", "Received", "X-Loop"]
     assert delivery.message.sender == "reader@client.test"
     assert delivery.message.cause == request.delivery
 
