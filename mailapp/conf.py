@@ -291,6 +291,12 @@ class MailSettings:
         "Waits between the tries of a handler; after the last the delivery is held.",
         _are_positive,
     )
+    ANSWERS_AN_HOUR: int = _setting(
+        10,
+        "Answers of one handler to one person within an hour; more are held. 0: any number.",
+        _is_not_negative,
+    )
+    ANSWERS_A_DAY: int = _setting(50, "The same within a day.", _is_not_negative)
     DKIM: dict[str, dict[str, str]] = _setting(
         {},
         "The keys that our own mail is signed with: by the domain of the author, then by selector, "

@@ -161,6 +161,7 @@ def perform(plan: Plan) -> Effects:
     request = plan.request
     with outbox.collecting(request.delivery.pk) as posted:
         for match in plan.stateless:
+            request.handler = match.handler.row
             match.state.function(request, **match.captures)
         effects = Effects(posted)
         if plan.stateful:
@@ -170,6 +171,7 @@ def perform(plan: Plan) -> Effects:
 
 def _run_state(plan: Plan, match: Match) -> list[Move]:
     conversation = plan.request.conversation = plan.conversation
+    plan.request.handler = match.handler.row
     assert conversation is not None
     before = copy.deepcopy(conversation.data)
     begin = time.perf_counter()

@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from mailapp.conf import mail_settings
 from mailapp.models import (
+    Answer,
     Attempt,
     Delivery,
     Duty,
@@ -35,6 +36,7 @@ from mailapp.models import (
     Transition,
     Unheard,
 )
+from mailapp.models.answer import COUNTED
 from mailapp.models.delivery import FINAL, DeliveryQuerySet
 
 logger = logging.getLogger(__name__)
@@ -247,6 +249,10 @@ def _old_unheard() -> Iterator[list[int]]:
     return _older(Unheard.objects.all(), "created_at", mail_settings().RETRY_DAYS)
 
 
+def _uncounted_answers() -> Iterator[list[int]]:
+    return _older(Answer.objects.all(), "at", COUNTED / timedelta(days=1))
+
+
 def _expired_suppressions() -> Iterator[list[int]]:
     return _in_steps(Suppression.objects.expired().values_list("pk", flat=True))
 
@@ -269,6 +275,7 @@ _CHORES = {
     "transitions": Chore(_old_transitions, partial(_remove_rows, Transition)),
     "processes": Chore(_old_processes, partial(_remove_rows, Process)),
     "notes of unheard mail": Chore(_old_unheard, partial(_remove_rows, Unheard)),
+    "counted answers": Chore(_uncounted_answers, partial(_remove_rows, Answer)),
     "suppressions": Chore(_expired_suppressions, partial(_remove_rows, Suppression)),
     "duties": Chore(_overdue_duties, _remove_duties),
     "files without a message": Chore(_orphans, _remove_files),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 from mailapp import addresses, signing, wakeup
+from mailapp.addresses import fold
 from mailapp.errors import BadAddress
-from mailapp.models import OUTGOING, Delivery, Message, NewMail
+from mailapp.models import OUTGOING, Answer, Delivery, Message, NewMail
 
 
 class Collected:
@@ -37,6 +38,7 @@ def post(
     verp: bool = False,
     even_suppressed: bool = False,
     list_address: str = "",
+    answer_of: int | None = None,
 ) -> None:
     """Put one mail into the outbox, in the caller's transaction: a Delivery each recipient.
 
@@ -47,7 +49,8 @@ def post(
     With `verp` each delivery is sent under a return path of its own, at the host of `sender`, so
     that a bounce tells which one came back. Deliveries to suppressed addresses fail without a
     try, unless this mail goes `even_suppressed`. With `list_address` each copy has a link by
-    which its recipient leaves that list, so it goes with VERP.
+    which its recipient leaves that list, so it goes with VERP. With `answer_of`, the id of the
+    Handler that answers its recipient with it, it is held if that has done so too often of late.
 
     Raise BadAddress for an address that cannot be written into an SMTP command, KeyUnusable for
     a mail that is to be signed and cannot be.
@@ -64,6 +67,7 @@ def post(
         verp=verp or bool(list_address),
         even_suppressed=even_suppressed,
         list_address=list_address,
+        answer_of=answer_of,
     )
     if collected is None:
         _store([mail], [])
@@ -104,11 +108,25 @@ def store(collected: Collected) -> None:
 
 def _store(mails: Sequence[NewMail], deliveries: Sequence[Delivery]) -> None:
     if mails:
-        Message.objects.store(mails)
+        keys = Message.objects.store(mails)
+        _hold_answers_beyond_limits(dict(zip(keys, mails, strict=True)))
     if deliveries:
         Delivery.objects.bulk_create(deliveries)
     for queue in {each.queue_id for each in deliveries}:
         wakeup.notify(queue)
+
+
+def _hold_answers_beyond_limits(stored: Mapping[int, NewMail]) -> None:
+    """Have an operator decide on answers of which a handler has sent a person too many of late."""
+    answers = {
+        key: (mail.answer_of, fold(mail.recipients[0]))
+        for key, mail in stored.items()
+        if mail.answer_of is not None
+    }
+    too_many = Answer.objects.note(answers) if answers else {}
+    for reason in set(too_many.values()):
+        held = [key for key, why in too_many.items() if why == reason]
+        Delivery.objects.filter(message__in=held).hold(reason)
 
 
 @contextlib.contextmanager

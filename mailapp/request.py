@@ -34,6 +34,7 @@ class MailRequest:
 
     def __init__(self, delivery: Delivery, *, raw: bytes | None = None) -> None:
         self.delivery = delivery
+        self.handler: int | None = None  #: id of the Handler whose function is given this
         self.conversation: Conversation | None = None  #: set for functions that have a state
         self.note = ""  #: what a handler tells the operator; shown with the delivery
         if raw is not None:
@@ -160,7 +161,8 @@ class MailRequest:
         recipient of this mail. Nothing is sent, and the operator is told so, when this mail is
         automatic, since machines that answer machines never stop (RFC 3834); unless the answer
         is to go `even_to_automatic`. The null sender is never answered. To a suppressed address
-        it goes only when it is to go `even_suppressed`.
+        it goes only when it is to go `even_suppressed`. Beyond MAIL["ANSWERS_AN_HOUR"] to one
+        person from one handler it is held.
         """
         if self.is_automatic and not (even_to_automatic and self.sender):
             self._tell(f"Not answered, for a machine sent it: {self._why_automatic}")
@@ -174,6 +176,7 @@ class MailRequest:
             headers=self._thread() | _safe(headers or {}),
             cause=self.delivery.pk,
             even_suppressed=even_suppressed,
+            answer_of=self.handler,
         )
 
     def _tell(self, fact: str) -> None:
@@ -303,6 +306,7 @@ class ConversationRequest:
         if last is None or last.delivery is None:
             return None
         request = MailRequest(last.delivery)
+        request.handler = self.row.handler_id
         request.conversation = self.row
         return request
 
@@ -343,6 +347,7 @@ class ConversationRequest:
             reply_to=reply_to,
             headers=_safe(headers or {}),
             even_suppressed=even_suppressed,
+            answer_of=self.row.handler_id,
         )
 
 
@@ -356,6 +361,7 @@ def _post(
     headers: Mapping[str, str],
     cause: int | None = None,
     even_suppressed: bool,
+    answer_of: int | None,
 ) -> None:
     """Put a rendered mail into the outbox; `subject` is for a template that has none."""
     name, address = _name_and_address(author)
@@ -378,6 +384,7 @@ def _post(
         recipients=[to],
         cause=cause,
         even_suppressed=even_suppressed,
+        answer_of=answer_of,
     )
 
 

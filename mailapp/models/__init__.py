@@ -1,5 +1,6 @@
 """The tables: they are the queue, the state store and the history."""
 
+from .answer import Answer
 from .conversation import Conversation, Transition
 from .delivery import Attempt, Delivery
 from .duty import Duty
@@ -16,6 +17,7 @@ __all__ = [
     "INCOMING",
     "OUTGOING",
     "UNDELIVERABLE",
+    "Answer",
     "Attempt",
     "Conversation",
     "Delivery",

@@ -298,7 +298,7 @@ class Delivery(models.Model):
 
     QUEUED -> CLAIMED -> DONE | FAILED | DEFERRED | HELD
     DEFERRED -> CLAIMED                      CLAIMED -> QUEUED (its worker died)
-    HELD | FAILED | DEFERRED -> QUEUED       QUEUED | DEFERRED -> HELD (by an operator)
+    HELD | FAILED | DEFERRED -> QUEUED       QUEUED | DEFERRED -> HELD (by an operator, or a limit)
     QUEUED | DEFERRED | HELD -> FAILED (discarded)      DONE -> FAILED (it bounced)
     """
 

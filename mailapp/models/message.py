@@ -35,6 +35,7 @@ class NewMail(NamedTuple):
     verp: bool = False  #: each delivery has a return path of its own
     even_suppressed: bool = False  #: goes to suppressed addresses, too
     list_address: str = ""  #: of the list that each copy has a link to leave by
+    answer_of: int | None = None  #: id of the Handler that answers the recipient with this
     file: str = ""  #: name in the storage `mail`; `raw` is then only the beginning of the file
     file_size: int = 0
 

@@ -15,7 +15,17 @@ from mailapp import worker
 from mailapp.addresses import take_path
 from mailapp.errors import BadAddress, MailError
 from mailapp.lifecycle import Life
-from mailapp.models import OUTGOING, Attempt, Delivery, Message, NewMail, Process, Queue, Timer
+from mailapp.models import (
+    OUTGOING,
+    Answer,
+    Attempt,
+    Delivery,
+    Message,
+    NewMail,
+    Process,
+    Queue,
+    Timer,
+)
 from mailapp.models.delivery import Status
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
@@ -76,7 +86,8 @@ class Post(ABC):
     ) -> None:
         """Let time pass: timers and retries that come due meanwhile are worked, in order.
 
-        What waits for a moment is moved towards now; the clock stays. Raise HandlerFailed.
+        What waits for a moment is moved towards now, and the answers that a limit counts are moved
+        away; the clock stays. Raise HandlerFailed.
         """
         left = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         while left > timedelta(0):
@@ -84,6 +95,7 @@ class Post(ABC):
             step = min([left, *(moment - now for moment in _moments_after(now))])
             for waiting in (_deferred(), Timer.objects.all()):
                 waiting.update(due_at=F("due_at") - step)
+            Answer.objects.update(at=F("at") - step)
             self._work_again()
             left -= step
 
@@ -156,7 +168,8 @@ class InProcess(Post):
         return replies.STORED.decode()
 
     def sent(self) -> list[Sent]:
-        deliveries = Delivery.objects.filter(queue=OUTGOING).select_related("message__raw_message")
+        rows = Delivery.objects.filter(queue=OUTGOING).exclude(status=Status.HELD)
+        deliveries = rows.select_related("message__raw_message")
         return [
             Sent(each.return_path, each.recipient, each.as_sent(each.message.raw))
             for each in deliveries.order_by("id")

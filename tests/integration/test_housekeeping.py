@@ -18,10 +18,11 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mailapp import housekeeping
+from mailapp import housekeeping, registry
 from mailapp.models import (
     INCOMING,
     OUTGOING,
+    Answer,
     Attempt,
     Conversation,
     Delivery,
@@ -353,6 +354,20 @@ def test_unheard_mail_is_forgotten_when_nobody_will_send_it_again(message):
 
     assert removed == NOTHING | {"notes of unheard mail": 1}
     assert Unheard.objects.get().digest == "young"
+
+
+def test_answers_go_that_no_limit_counts_any_more(db):
+    registry.sync()
+    handler = Handler.objects.first()
+    _, counted = (
+        Answer.objects.create(handler=handler, person="reader@client.test", at=days_ago(days))
+        for days in (1.1, 0.9)
+    )
+
+    removed = housekeeping.clean()
+
+    assert removed == NOTHING | {"counted answers": 1}
+    assert Answer.objects.get() == counted
 
 
 def test_expired_suppressions_go_and_those_without_an_end_stay(db):

@@ -1,17 +1,23 @@
-"""Machines that answer machines, and mail that comes back: what is not sent again."""
+"""Machines that answer machines, mail that comes back, and storms: what is not sent."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.mail import send_mail
+from django.db import connection
+from django.db.models import F, QuerySet
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from mailapp import mime
-from mailapp.models import OUTGOING, Attempt, Delivery, Message
-from mailapp.routing import route, stateless
+from mailapp.models import OUTGOING, Answer, Attempt, Delivery, Message, Timer
+from mailapp.routing import after, route, route_like, stateless
 from tests import corpus
 
 TEMPLATE = "{% block text %}Thank you{% endblock %}"
@@ -286,3 +292,207 @@ def test_circle_is_known_at_an_unusual_address(
     work()
 
     assert back.deliveries.get().status == "failed"
+
+
+# Storms
+
+
+def write(message: Callable[..., Message], count: int, **fields: Any) -> None:
+    """Have the reader, or `sender`, write so many mails."""
+    for _ in range(count):
+        message(**{"recipients": ["you@localhost"]} | fields)
+
+
+def sent() -> int:
+    """How many answers are on their way."""
+    return Delivery.objects.filter(queue=OUTGOING, status=Delivery.Status.QUEUED).count()
+
+
+def held() -> QuerySet[Delivery]:
+    return Delivery.objects.filter(queue=OUTGOING, status=Delivery.Status.HELD)
+
+
+def let_pass(**time: float) -> None:
+    Answer.objects.update(at=F("at") - timedelta(**time))
+
+
+def test_answers_beyond_ten_an_hour_are_held_where_the_operator_sees_why(
+    handle, work, message: Callable[..., Message]
+):
+    handle(ANSWER)
+    write(message, 12)
+
+    work()
+
+    assert sent() == 10
+    assert [answer.reply for answer in held()] == [
+        "Held: this handler has answered this person 10 times within an hour"
+    ] * 2
+    assert not Attempt.objects.exclude(outcome=Delivery.Status.DONE).exists()
+
+
+def test_limit_is_the_same_whether_mails_come_together_or_one_by_one(
+    handle, work, message: Callable[..., Message]
+):
+    handle(ANSWER)
+
+    for _ in range(12):
+        write(message, 1)
+        work()
+
+    assert (sent(), held().count()) == (10, 2)
+
+
+def test_answers_go_on_in_the_next_hour_until_there_are_fifty_in_a_day(
+    handle, work, message: Callable[..., Message]
+):
+    handle(ANSWER)
+    counts = []
+
+    for _ in range(6):
+        write(message, 11)
+        work()
+        counts.append(sent())
+        let_pass(hours=1)
+
+    assert counts == [10, 20, 30, 40, 50, 50]
+    assert held().latest("id").reply.endswith("50 times within a day")
+    let_pass(days=1)
+    write(message, 1)
+    work()
+    assert sent() == 51
+
+
+def test_limit_is_for_each_person_whatever_the_case(handle, work, message: Callable[..., Message]):
+    handle(ANSWER)
+    write(message, 6)
+    write(message, 6, sender="Reader@CLIENT.test")
+    write(message, 1, sender="another@client.test")
+
+    work()
+
+    assert sent() == 11
+    assert {answer.recipient for answer in held()} == {"Reader@client.test"}
+
+
+def test_limit_is_for_each_handler(handle, work, message: Callable[..., Message]):
+    @stateless
+    @route("(anyone)@(host)", anyone=".+")
+    def ANSWER_TOO(message, anyone, host):
+        message.respond("answer.msg")
+
+    handle(one=[ANSWER], two=[ANSWER_TOO])
+    write(message, 11)
+
+    work()
+
+    assert (sent(), held().count()) == (20, 2)
+
+
+def test_answers_of_a_state_and_of_a_timer_count_together(
+    handle, work, message: Callable[..., Message]
+):
+    @route("(anyone)@(host)", anyone=".+")
+    def START(message, anyone, host):
+        for _ in range(10):
+            message.respond("answer.msg")
+        return WAITING
+
+    @route_like(START)
+    def WAITING(message, anyone, host): ...
+
+    @after(WAITING, seconds=1)
+    def remind(conversation):
+        conversation.respond("answer.msg")
+
+    handle(START, WAITING, remind)
+    write(message, 1)
+    work()
+
+    Timer.objects.update(due_at=timezone.now())
+    work()
+
+    assert (sent(), held().count()) == (10, 1)
+
+
+def test_operator_releases_an_answer_that_was_held(handle, work, message: Callable[..., Message]):
+    handle(ANSWER)
+    write(message, 11)
+    work()
+
+    held().release()
+
+    assert (sent(), held().count()) == (11, 0)
+
+
+def test_no_answer_is_held_without_a_limit(
+    handle, work, message: Callable[..., Message], settings: Any
+):
+    settings.MAIL = {**settings.MAIL, "ANSWERS_AN_HOUR": 0, "ANSWERS_A_DAY": 0}
+    handle(ANSWER)
+    write(message, 12)
+
+    work()
+
+    assert sent() == 12
+    assert not Answer.objects.exists()
+
+
+def test_answer_of_a_try_that_fails_does_not_count(handle, work, message: Callable[..., Message]):
+    @stateless
+    @route("(anyone)@(host)", anyone=".+")
+    def FAIL(message, anyone, host):
+        message.respond("answer.msg")
+        raise LookupError
+
+    handle(FAIL)
+    write(message, 12)
+
+    work()
+
+    assert not Answer.objects.exists()
+
+
+def test_what_a_handler_sends_by_itself_is_no_answer(handle, work, message: Callable[..., Message]):
+    @stateless
+    @route("(anyone)@(host)", anyone=".+")
+    def SEND(message, anyone, host):
+        send_mail("News", "Hello.", "you@localhost", [message.sender])
+        message.forward(message.sender)
+
+    handle(SEND)
+    write(message, 11)
+
+    work()
+
+    assert sent() == 22
+
+
+@pytest.mark.django_db(transaction=True)
+def test_several_workers_keep_the_limit_together(
+    handle, work, message: Callable[..., Message], together: Callable[..., list[int]]
+):
+    handle(ANSWER)
+    for number in range(30):
+        write(message, 1, sender=f"reader-{number % 2}@client.test")
+
+    assert sum(together(work, work)) == 30
+
+    assert (sent(), held().count()) == (20, 10)
+
+
+def test_batch_that_is_answered_takes_as_many_queries_as_one_mail(
+    handle, work, message: Callable[..., Message]
+):
+    handle(ANSWER)
+    counts = []
+
+    for size in (1, 40):
+        for number in range(size):
+            write(message, 1, sender=f"reader-{size}-{number}@client.test")
+        with CaptureQueriesContext(connection) as queries:
+            work()
+        counts.append(len(queries))
+
+    assert sent() == 41
+    assert counts[0] == counts[1]

@@ -135,6 +135,9 @@ TESTS = {
         "sender_is_told_once_an_hour",
     ],
     "suppressions": ["expired_suppressions_go_and_those_without_an_end_stay"],
+    "counted answers": [
+        "answers_go_that_no_limit_counts_any_more",
+    ],
     "notes of unheard mail": [
         "unheard_mail_is_forgotten_when_nobody_will_send_it_again",
     ],

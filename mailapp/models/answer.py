@@ -1,0 +1,93 @@
+"""How often handlers answered people of late, so that machines do not go on and on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from django.db import connections, models
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from mailapp.conf import mail_settings
+from mailapp.mime import visible
+
+from .handler import Handler
+from .insert import insert
+
+#: How long an answer counts.
+COUNTED = timedelta(days=1)
+
+_COLUMNS = ("handler_id", "person", "at")
+
+
+class AnswerQuerySet(models.QuerySet["Answer"]):
+    def note(self, answers: Mapping[int, tuple[int, str]]) -> dict[int, str]:
+        """Count answers, each by a handler to a person; return why some are one too many, by key.
+
+        Those do not count. It takes two statements, however many answers there are. What other
+        workers are about to commit is not seen, and may go beyond the limit by as much.
+        """
+        if not (mail_settings().ANSWERS_AN_HOUR or mail_settings().ANSWERS_A_DAY):
+            return {}
+        counts, too_many = self._counts({person for _, person in answers.values()}), {}
+        for key, pair in answers.items():
+            count = counts.setdefault(pair, _Count(0, 0))
+            if reason := count.problem():
+                too_many[key] = reason
+            else:
+                count.add()
+        self._insert([pair for key, pair in answers.items() if key not in too_many])
+        return too_many
+
+    def _counts(self, people: set[str]) -> dict[tuple[int, str], _Count]:
+        now = timezone.now()
+        recent = self.filter(person__in=people, at__gt=now - COUNTED)
+        rows = recent.values_list("handler_id", "person").annotate(
+            in_an_hour=Count("pk", filter=Q(at__gt=now - timedelta(hours=1))),
+            in_a_day=Count("pk"),
+        )
+        return {(handler, person): _Count(*counts) for handler, person, *counts in rows}
+
+    def _insert(self, pairs: list[tuple[int, str]]) -> None:
+        if pairs:
+            at = connections[self.db].ops.adapt_datetimefield_value(timezone.now())
+            insert(Answer, _COLUMNS, self.db).rows([(*pair, at) for pair in pairs])
+
+
+class _Count:
+    """How many answers one person had from one handler."""
+
+    def __init__(self, in_an_hour: int, in_a_day: int) -> None:
+        self.in_an_hour = in_an_hour
+        self.in_a_day = in_a_day
+
+    def problem(self) -> str:
+        """Say which limit another one would exceed, or ""."""
+        for count, limit, time in (
+            (self.in_an_hour, mail_settings().ANSWERS_AN_HOUR, "an hour"),
+            (self.in_a_day, mail_settings().ANSWERS_A_DAY, "a day"),
+        ):
+            if limit and count >= limit:
+                return f"Held: this handler has answered this person {count} times within {time}"
+        return ""
+
+    def add(self) -> None:
+        self.in_an_hour += 1
+        self.in_a_day += 1
+
+
+class Answer(models.Model):
+    """One answer of a handler to a person, kept as long as it counts."""
+
+    handler = models.ForeignKey(Handler, on_delete=models.CASCADE, db_index=False, related_name="+")
+    person = models.CharField(max_length=320, help_text="The recipient, folded.")
+    at = models.DateTimeField(default=timezone.now)
+
+    objects = AnswerQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["person", "at"], name="mailapp_answers")]
+
+    def __str__(self) -> str:
+        return f"{self.handler} to {visible(self.person)}"
