@@ -30,6 +30,9 @@ from mailapp.models import Process
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+#: What a successor settles, before it says that they ended: what a receiver stored unheard, and
+#: what a relay sent.
+_SUCCEEDED = (Process.Kind.RECEIVER, Process.Kind.RELAY)
 
 
 @dataclass
@@ -148,11 +151,14 @@ def _start(*command: str) -> Running:
 
 
 def _mark_stopped(pid: int, how: str) -> None:
-    """Say in the row of a process that it ended, so that its claims are free at once."""
+    """Say in the row of a process how it ended and, but for a successor, that it did.
+
+    Then its claims are free at once.
+    """
     ended = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
     try:
-        # A receiver's successor finds by the row that it has to expect retries.
-        ended.exclude(kind=Process.Kind.RECEIVER).update(stopped_at=timezone.now(), activity=how)
+        ended.update(activity=how)
+        ended.exclude(kind__in=_SUCCEEDED).update(stopped_at=timezone.now())
     except Error as error:
         logger.warning("Its claims are free only when its heartbeat is old: %s", error)
     finally:

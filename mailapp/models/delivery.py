@@ -72,6 +72,18 @@ class Outcome:
         return Ending(self.status, due_at, self.handler)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a process, since dead, knew of a try: it was sent; `settle_taken` writes it."""
+
+    delivery: int
+    claimed_at: datetime  #: tells the tries of a delivery apart
+    ended_at: datetime
+    reply: str
+
+
+_SENT = Ending(Status.DONE, due_at=None, handler=None)
+
 _ATTEMPT_COLUMNS = (
     "delivery_id",
     "number",
@@ -216,14 +228,15 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         And what `idle` had: a live process that has nothing in hand, whatever the rows say. Its
         tries count as lost only when they are more than those of a handler that fails.
         """
-        now = timezone.now()
         orphans = self.claimed().filter(
             Q(claimed_by=None) | Q(claimed_by=idle) | Q(claimed_by__in=Process.objects.dead())
         )
-        if not orphans.exists():
-            return 0
+        return orphans._lose(idle) if orphans.exists() else 0
+
+    def _lose(self, idle: Process | None = None) -> int:
+        now = timezone.now()
         with transaction.atomic(using=self.db):
-            rows = orphans.select_related("claimed_by")
+            rows = self.select_related("claimed_by")
             lost = list(rows.select_for_update(no_key=True, of=("self",), skip_locked=True))
             Attempt.objects.using(self.db).bulk_create(
                 Attempt(
@@ -236,7 +249,31 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
                 )
                 for delivery in lost
             )
-            return self.filter(id__in=[delivery.id for delivery in lost])._queue_again()
+            ids = [delivery.id for delivery in lost]
+            return Delivery.objects.using(self.db).filter(id__in=ids)._queue_again()
+
+    def settle_taken(self, taken: Iterable[Taken]) -> int:
+        """Mark as done what dead processes had sent, unless another try has begun. Return how many.
+
+        Their claims may still be there, or released by others, who noted the tries as lost.
+        """
+        tries = {(each.delivery, each.claimed_at): each for each in taken}
+        noted = self.filter(id__in={id for id, _ in tries})
+        with transaction.atomic(using=self.db):
+            list(noted.order_by("id").select_for_update(no_key=True).values_list("id"))
+            noted.claimed().filter(claimed_at__in={moment for _, moment in tries})._lose()
+            lost = noted.filter(status=Status.QUEUED)._lost_tries()
+            sent = [each for each in lost if (each.delivery_id, each.started_at) in tries]
+            for attempt in sent:
+                attempt.mark_sent(tries[attempt.delivery_id, attempt.started_at])
+            if sent:
+                Claims(self.db).settle([each.delivery_id for each in sent], _SENT)
+        return len(sent)
+
+    def _lost_tries(self) -> models.QuerySet[Attempt]:
+        """The last tries, of those deliveries whose last try was lost."""
+        tries = Attempt.objects.using(self.db).filter(delivery__in=self)
+        return tries.filter(number=F("delivery__attempts"), outcome=Attempt.LOST)
 
     def _queue_again(self, **columns: Any) -> int:
         return self.update(
@@ -438,6 +475,11 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number}: {self.outcome}"
+
+    def mark_sent(self, taken: Taken) -> None:
+        """Say of a try that was lost that the mail was sent all the same."""
+        self.outcome, self.reply, self.ended_at = Status.DONE, taken.reply, taken.ended_at
+        self.save(update_fields=["outcome", "reply", "ended_at"])
 
     @property
     def seconds(self) -> float:

@@ -22,6 +22,11 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         """Processes that stopped, or fell silent for `DEAD_AFTER_SECONDS`."""
         return self.exclude(stopped_at=None, heartbeat_at__gte=_oldest_heartbeat())
 
+    def killed_here(self, kind: str) -> list[Process]:
+        """Processes of this machine that ended without saying so."""
+        here = self.filter(kind=kind, host=socket.gethostname()[:255], stopped_at=None)
+        return [process for process in here if not _is_running(process.pid)]
+
     def start(self, kind: str, queue: str = "") -> Process:
         """Register this operating system process."""
         process = Process.here(kind, queue)
@@ -31,6 +36,16 @@ class ProcessQuerySet(models.QuerySet["Process"]):
 
 def _oldest_heartbeat() -> datetime:
     return timezone.now() - timedelta(seconds=mail_settings().DEAD_AFTER_SECONDS)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it runs, but not as us
+    return True
 
 
 class Process(models.Model):
@@ -88,6 +103,10 @@ class Process(models.Model):
 
     def stop(self) -> None:
         """Say that the process ended in good order."""
-        self.stopped_at = timezone.now()
         self.activity = ""
+        self.mark_stopped()
+
+    def mark_stopped(self) -> None:
+        """Say that the process ended, so that its claims are free at once."""
+        self.stopped_at = timezone.now()
         self.save(update_fields=["stopped_at", "activity"])

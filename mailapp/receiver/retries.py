@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO
 
 from django.utils import timezone
 
+from mailapp import filelock
 from mailapp.conf import mail_settings
 from mailapp.models import Message, NewMail, Process, Unheard
 from mailapp.models.unheard import digests
@@ -69,7 +66,7 @@ class Retries:
 
         Their replies may not have gone out. It is done once for each of them.
         """
-        for process in _killed_here():
+        for process in Process.objects.killed_here(Process.Kind.RECEIVER):
             _wait_for_storer(process.pid)
             window = timedelta(seconds=2 * mail_settings().HEARTBEAT_SECONDS)
             last = _last_mails(since=process.heartbeat_at)
@@ -107,8 +104,8 @@ def held_by_storer(receiver: int) -> Iterator[None]:
     """
     path = _lock_path(receiver)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("wb") as file:
+        filelock.hold(file)
         yield
         _remove(path)
 
@@ -121,34 +118,11 @@ def _remove(path: Path) -> None:
 def _wait_for_storer(receiver: int) -> None:
     """Return when the storer of a receiver that was killed has ended, too, unless it hangs."""
     path, end = _lock_path(receiver), time.monotonic() + mail_settings().COMMIT_SECONDS
-    with contextlib.suppress(FileNotFoundError), path.open() as file:
-        while not _is_free(file) and time.monotonic() < end:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        while not filelock.is_free(file) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
         _remove(path)
 
 
-def _is_free(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _lock_path(receiver: int) -> Path:
     return Path(mail_settings().RUN_DIR) / "storers" / str(receiver)
-
-
-def _killed_here() -> list[Process]:
-    mine = Process.objects.filter(kind=Process.Kind.RECEIVER, host=socket.gethostname()[:255])
-    return [process for process in mine.filter(stopped_at=None) if not _is_running(process.pid)]
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it runs, but not as us
-    return True

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from mailapp.errors import MailError
 from mailapp.models import Delivery, Message, RawMessage
-from mailapp.models.delivery import Outcome, Status
+from mailapp.models.delivery import Outcome, Status, Taken
 
 from . import schedule
 from .wire import Reply
@@ -53,6 +53,18 @@ class Sent:
     rest: Mailing | None = None  #: whom one transaction could not hold
     started_at: datetime = field(default_factory=timezone.now)
     ended_at: datetime = field(default_factory=timezone.now)
+
+    def taken(self) -> Iterator[Taken]:
+        """Yield what the smart host took."""
+        for delivery in self.mailing.deliveries:
+            reply = self.replies.get(delivery.recipient)
+            if reply and reply.accepted and delivery.claimed_at:
+                yield Taken(
+                    delivery=delivery.pk,
+                    claimed_at=delivery.claimed_at,
+                    ended_at=self.ended_at,
+                    reply=str(reply),
+                )
 
     def outcomes(self) -> Iterator[tuple[Delivery, Outcome]]:
         """Yield how this try of each delivery ended."""

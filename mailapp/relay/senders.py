@@ -15,36 +15,37 @@ from mailapp import mime
 from mailapp.errors import NoUpstream
 
 from .connection import ConnectionBroken
+from .journal import Journal
 from .mailing import Mailing, Sent
 from .session import Session
 
 logger = logging.getLogger(__name__)
 
-_ENOUGH = 0.8  # of what may be unsettled; the rest is sent during the commit
-
 
 class Senders:
     """A few threads that take mailings in order and keep what became of them.
 
-    A crash repeats what is sent and not settled, so they do not run far ahead of settling. When
-    one meets trouble with the smart host all halt, until mailings are given anew.
+    What the smart host took is in the journal before it can be collected. When one meets trouble
+    with the smart host all halt, until mailings are given anew.
     """
 
     def __init__(
         self,
         number: int,
         session: Callable[[], Session],
+        journal: Journal,
         *,
-        ahead: int,
+        enough: int,
         idle: float,
         wake: Callable[[], None],
     ) -> None:
-        """Begin no more than so many transactions `ahead` of what is settled.
+        """Close a session that is `idle` for so long; `wake` whoever is to collect.
 
-        Close a session that is `idle` for so long; `wake` whoever is to collect.
+        So many transactions are `enough` to be settled together.
         """
         self._session = session
-        self._ahead = ahead
+        self._journal = journal
+        self._number_enough = enough
         self._idle = idle
         self._wake = wake
         self._lock = threading.Lock()
@@ -53,7 +54,6 @@ class Senders:
         self._waiting: deque[Mailing] = deque()
         self._sending: set[Mailing] = set()
         self._sent: list[Sent] = []
-        self._unsettled = 0  # transactions that were begun
         self._halted = False
         self._stopping = False
         self._threads = [
@@ -78,8 +78,9 @@ class Senders:
             return untried
 
     def collect(self) -> list[Sent]:
-        """Return what was sent since the last call."""
+        """Return what was sent since the last call; the journal has turned over that page."""
         with self._changed:
+            self._journal.turn()
             sent, self._sent = self._sent, []
             return sent
 
@@ -95,12 +96,6 @@ class Senders:
         with self._changed:
             self._enough.wait_for(self._has_enough, seconds)
 
-    def go_on(self, settled: int) -> None:
-        """Let as many transactions begin as were settled."""
-        with self._changed:
-            self._unsettled -= settled
-            self._changed.notify_all()
-
     def stop(self) -> None:
         """Let each thread finish the transaction that it is in and end; do not wait for it."""
         with self._changed:
@@ -108,10 +103,15 @@ class Senders:
             self._changed.notify_all()
 
     def join(self, seconds: float) -> None:
-        """Wait at most so long for the threads to end; what one sends later, nobody is told."""
+        """Wait at most so long for the threads to end, and close the journal.
+
+        What one sends later, nobody is told.
+        """
         end = monotonic() + seconds
         for thread in self._threads:
             thread.join(max(end - monotonic(), 0))
+        with self._changed:
+            self._journal.close()
         self._wake = lambda: None
 
     def _run(self) -> None:
@@ -132,17 +132,17 @@ class Senders:
                 return None
             mailing = self._waiting.popleft()
             self._sending.add(mailing)
-            self._unsettled += 1
             return mailing
 
     def _may_go_on(self) -> bool:
         return self._stopping or self._may_begin()
 
     def _may_begin(self) -> bool:
-        return bool(self._waiting) and not self._halted and self._unsettled < self._ahead
+        return bool(self._waiting) and not self._halted
 
     def _report(self, mailing: Mailing, sent: Sent) -> None:
         with self._changed:
+            self._journal.note(sent)
             self._sending.discard(mailing)
             self._sent.append(sent)
             if sent.rest:
@@ -156,7 +156,7 @@ class Senders:
 
     def _has_enough(self) -> bool:
         nothing_comes = not self._sending and (self._halted or not self._waiting)
-        return nothing_comes or len(self._sent) >= self._ahead * _ENOUGH
+        return nothing_comes or len(self._sent) >= self._number_enough
 
 
 def _send(session: Session, mailing: Mailing) -> Sent:

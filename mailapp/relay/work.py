@@ -17,11 +17,12 @@ from mailapp.conf import Endpoint, mail_settings
 from mailapp.errors import ClaimLost, MailError
 from mailapp.lifecycle import Life, living, release_dead
 from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
-from mailapp.models.delivery import Outcome, Status
+from mailapp.models.delivery import Outcome, Status, Taken
 from mailapp.wakeup import Listener, listen
 
 from . import wire
 from .connection import Connection
+from .journal import Journal, hand_over
 from .mailing import Mailing, Sent
 from .schedule import Rest, gives_up_at, is_expired, is_late
 from .senders import Senders
@@ -29,8 +30,7 @@ from .session import Session
 
 logger = logging.getLogger(__name__)
 
-_MOST = 200  # deliveries in hand
-AHEAD = 50  # transactions, which a crash repeats; with 16 each mail takes half as long again
+IN_HAND = 200  # deliveries, which a power cut may repeat; half is sent while half is settled
 _GATHER = 0.03  # seconds: what is sent meanwhile is settled in one commit
 _MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be larger
 
@@ -63,10 +63,12 @@ class Relay:
         self._rest = Rest(conf.RELAY_REST_SECONDS)
         self._claimed: list[Mailing] = []  # not given to the senders yet
         self._unsettled: list[Sent] = []
+        self._journal = Journal()
         self._senders = Senders(
             conf.RELAY_CONNECTIONS,
             _session,
-            ahead=AHEAD,
+            self._journal,
+            enough=IN_HAND // 2,
             idle=conf.RELAY_IDLE_SECONDS,
             wake=bell.wake,
         )
@@ -97,10 +99,11 @@ class Relay:
     def _claim(self) -> None:
         """Claim before the senders run out of work."""
         in_hand = self._in_hand()
-        if not in_hand:
-            release_dead(idle=self._life)
-        if in_hand <= _MOST // 2:
-            room = _MOST - in_hand
+        if in_hand <= IN_HAND // 2:
+            hand_over(_settle_left)
+            if not in_hand:
+                release_dead(idle=self._life)
+            room = IN_HAND - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
         self._life.activity = f"{self._in_hand()} deliveries in hand"
@@ -149,7 +152,7 @@ class Relay:
         if not self._unsettled:
             return
         _settle(self._unsettled)
-        self._senders.go_on(len(self._unsettled))
+        self._journal.strike()
         troubles = [sent.trouble for sent in self._unsettled if sent.trouble]
         self._unsettled = []
         if troubles:
@@ -221,6 +224,16 @@ def _mailings(claimed: Sequence[Delivery]) -> list[Mailing]:
         mailing = mailings.setdefault(together, Mailing(delivery.message, []))
         mailing.deliveries.append(delivery)
     return list(mailings.values())
+
+
+def _settle_left(taken: Sequence[Taken]) -> None:
+    """Note what killed relays of this machine had sent, and only then free what they had not."""
+    with transaction.atomic():
+        settled = Delivery.objects.settle_taken(taken)
+        for process in Process.objects.killed_here(Process.Kind.RELAY):
+            process.mark_stopped()
+    if settled:
+        logger.warning("Noted %d deliveries that a relay had sent before it was killed", settled)
 
 
 def _settle(results: Sequence[Sent]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ from mailapp.models import (
     RawMessage,
     Transition,
 )
-from mailapp.models.delivery import Outcome
+from mailapp.models.delivery import Outcome, Taken
 from tests.waiting import DEADLINE, wait_until
 
 Status = Delivery.Status
@@ -172,7 +173,8 @@ class TestRace:
 
         def settle() -> str:
             try:
-                Delivery.objects.settle({claimed: Outcome(status=Status.DONE)})
+                with transaction.atomic():
+                    Delivery.objects.settle({claimed: Outcome(status=Status.DONE)})
             except ClaimLost:
                 return "lost"
             return "settled"
@@ -384,6 +386,93 @@ BECOMES = {
     "release": {"held": "queued"},
     "discard": {"queued": "failed", "deferred": "failed", "held": "failed"},
 }
+
+
+class TestSettleTaken:
+    @pytest.fixture
+    def taken(self, delivery, claim) -> Taken:
+        """What is known of a mail that was claimed and sent."""
+        delivery()
+        [claimed] = claim()
+        return Taken(
+            delivery=claimed.pk,
+            claimed_at=claimed.claimed_at,
+            ended_at=timezone.now(),
+            reply="250 Taken",
+        )
+
+    def is_done_in_its_first_try(self, taken: Taken) -> bool:
+        row, attempt = Delivery.objects.get(), Attempt.objects.get()
+        assert (row.status, row.reply, row.attempts) == (Status.DONE, taken.reply, 1)
+        assert (attempt.number, attempt.outcome, attempt.reply) == (1, Status.DONE, taken.reply)
+        return attempt.ended_at == taken.ended_at
+
+    def test_mail_that_is_still_claimed_is_done(self, taken):
+        assert Delivery.objects.settle_taken([taken]) == 1
+
+        assert self.is_done_in_its_first_try(taken)
+
+    def test_mail_that_was_released_is_done_and_its_try_is_no_longer_lost(self, taken, worker):
+        worker.stop()
+        Delivery.objects.release_dead()
+
+        assert Delivery.objects.settle_taken([taken]) == 1
+
+        assert self.is_done_in_its_first_try(taken)
+
+    def test_mail_of_which_another_try_has_begun_is_left_to_it(self, taken, worker, claim, process):
+        worker.stop()
+        Delivery.objects.release_dead()
+        [again] = claim(by=process())
+
+        assert Delivery.objects.settle_taken([taken]) == 0
+
+        assert Delivery.objects.get().claim == again.claim
+        assert Attempt.objects.get().outcome == Attempt.LOST
+
+    def test_mail_of_which_another_try_was_lost_is_tried_again(self, taken, worker, claim):
+        worker.stop()
+        Delivery.objects.release_dead()
+        claim()
+        Delivery.objects.release_dead()
+
+        assert Delivery.objects.settle_taken([taken]) == 0
+
+        assert Delivery.objects.due().count() == 1
+
+    def test_mail_that_an_operator_discarded_meanwhile_stays_so(self, taken, worker):
+        worker.stop()
+        Delivery.objects.release_dead()
+        Delivery.objects.discard("Not wanted")
+
+        assert Delivery.objects.settle_taken([taken]) == 0
+
+        assert Delivery.objects.get().reply == "Not wanted"
+
+    def test_mail_that_was_claimed_at_another_time_is_left_alone(self, taken):
+        earlier = replace(taken, claimed_at=taken.claimed_at - timedelta(microseconds=1))
+
+        assert Delivery.objects.settle_taken([earlier]) == 0
+
+        assert Delivery.objects.get().status == Status.CLAIMED
+        assert not Attempt.objects.exists()
+
+    def test_mail_that_was_released_from_another_claim_is_left_alone(self, taken, worker):
+        worker.stop()
+        Delivery.objects.release_dead()
+        earlier = replace(taken, claimed_at=taken.claimed_at - timedelta(microseconds=1))
+
+        assert Delivery.objects.settle_taken([earlier]) == 0
+
+        assert Delivery.objects.due().count() == 1
+
+    def test_mail_that_is_settled_stays_as_it_is(self, taken):
+        Delivery.objects.settle_taken([taken])
+        Delivery.objects.mark_bounced("550 5.1.1 Unknown")
+
+        assert Delivery.objects.settle_taken([taken]) == 0
+
+        assert Delivery.objects.get().status == Status.FAILED
 
 
 class TestOperator:
@@ -687,6 +776,34 @@ class TestLocks:
                 return Delivery.objects.release_dead()
 
         assert together(settle, release) == [None, 1]
+
+    def test_who_settles_what_was_sent_waits_for_who_releases(
+        self, delivery, claim, worker, together
+    ):
+        delivery()
+        [claimed] = claim()
+        worker.stop()
+        taken = Taken(
+            delivery=claimed.pk,
+            claimed_at=claimed.claimed_at,
+            ended_at=timezone.now(),
+            reply="250 Taken",
+        )
+        released = threading.Event()
+
+        def settle() -> int:
+            released.wait(DEADLINE)
+            return Delivery.objects.settle_taken([taken])
+
+        def release() -> int:
+            with transaction.atomic():
+                count = Delivery.objects.release_dead()
+                released.set()
+                wait_until(self.somebody_waits)
+                return count
+
+        assert together(settle, release) == [1, 1]
+        assert Delivery.objects.get().status == Status.DONE
 
     @staticmethod
     def somebody_waits() -> bool:

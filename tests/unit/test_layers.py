@@ -15,7 +15,7 @@ ORDER = [
     *["conf", "errors"],
     *["addresses", "mime"],
     *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
-    *["wakeup", "storage", "models"],
+    *["filelock", "wakeup", "storage", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
     *["returns", "lists", "backends"],

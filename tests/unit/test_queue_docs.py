@@ -23,6 +23,7 @@ TESTS = {
         "claims_of_a_process_that_fell_silent_are_due_again",
         "relay_frees_what_a_dead_worker_had_claimed",
         "relay_sends_what_a_dead_relay_had_claimed",
+        "what_the_smart_host_took_is_not_sent_again_after_a_kill",
         "worker_that_is_killed_starts_again_and_its_claims_are_free_at_once",
     ],
     "`deferred`": [
@@ -134,10 +135,10 @@ TESTS = {
         "duties_that_nobody_takes_any_more_go",
         "sender_is_told_once_an_hour",
     ],
-    "suppressions": ["expired_suppressions_go_and_those_without_an_end_stay"],
     "counted answers": [
         "answers_go_that_no_limit_counts_any_more",
     ],
+    "suppressions": ["expired_suppressions_go_and_those_without_an_end_stay"],
     "notes of unheard mail": [
         "unheard_mail_is_forgotten_when_nobody_will_send_it_again",
     ],
