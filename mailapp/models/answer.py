@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from django.db import connections, models
-from django.db.models import Count, Q
 from django.utils import timezone
 
 from mailapp.conf import mail_settings
@@ -18,6 +17,11 @@ from .insert import insert
 #: How long an answer counts.
 COUNTED = timedelta(days=1)
 
+# The ORM takes six times as long to word it as a database to run it, for each batch of mail.
+_COUNT = """\
+SELECT handler_id, person, COUNT(CASE WHEN at > %s THEN 1 END), COUNT(*)
+FROM mailapp_answer WHERE person IN ({people}) AND at > %s GROUP BY handler_id, person
+"""
 _COLUMNS = ("handler_id", "person", "at")
 
 
@@ -41,13 +45,15 @@ class AnswerQuerySet(models.QuerySet["Answer"]):
         return too_many
 
     def _counts(self, people: set[str]) -> dict[tuple[int, str], _Count]:
-        now = timezone.now()
-        recent = self.filter(person__in=people, at__gt=now - COUNTED)
-        rows = recent.values_list("handler_id", "person").annotate(
-            in_an_hour=Count("pk", filter=Q(at__gt=now - timedelta(hours=1))),
-            in_a_day=Count("pk"),
+        connection, now = connections[self.db], timezone.now()
+        an_hour_ago, long_ago = (
+            connection.ops.adapt_datetimefield_value(now - age)
+            for age in (timedelta(hours=1), COUNTED)
         )
-        return {(handler, person): _Count(*counts) for handler, person, *counts in rows}
+        statement = _COUNT.replace("{people}", ", ".join(["%s"] * len(people)))
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [an_hour_ago, *people, long_ago])
+            return {(handler, person): _Count(*counts) for handler, person, *counts in cursor}
 
     def _insert(self, pairs: list[tuple[int, str]]) -> None:
         if pairs:
