@@ -362,10 +362,10 @@ class Router:
         return bool(takers) and all(match.handler.accepts for match in takers)
 
     def accepts(self, recipient: str) -> bool:
-        """Say whether a handler takes this address and, if it can tell, knows it."""
-        return any(
-            match.handler.accepts is None or match.handler.accepts(**match.captures)
-            for match in self._takers(recipient)
+        """Say whether a handler takes this address and, where all can tell, one knows it."""
+        takers = self._takers(recipient)
+        return any(match.handler.accepts is None for match in takers) or any(
+            match.handler.accepts(**match.captures) for match in takers if match.handler.accepts
         )
 
     def _takers(self, recipient: str) -> list[Match]:
