@@ -1,0 +1,118 @@
+"""Installations that would send each other mail without end: it ends."""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailapp.conf import Endpoint
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.project import Project
+
+LIMIT = 10
+UNFINISHED = ["queued", "claimed", "deferred"]
+
+
+@pytest.fixture
+def pair(project: Callable[..., Project]) -> tuple[Project, Project]:
+    """Two installations, one.test and two.test, each of which is the other's smart host.
+
+    Both take mail for both.test.
+    """
+    one, two = (
+        project(
+            DJANGO_SETTINGS_MODULE="tests.acceptance.limiting_settings",
+            MAIL_HOSTS=f"{host},both.test",
+            MAIL_CATCHER="",
+            WEB="",
+        )
+        for host in ("one.test", "two.test")
+    )
+    one.environment["MAIL_RELAY"], two.environment["MAIL_RELAY"] = two.receiver, one.receiver
+    return one, two
+
+
+def start(*installations: Project) -> None:
+    for installation in installations:
+        installation.start("runmail", until="Ctrl-C ends everything.")
+
+
+def write(to: Project, sender: str, recipient: str) -> None:
+    receiver = Endpoint.parse(to.receiver)
+    with smtplib.SMTP(receiver.host, receiver.port) as smtp:
+        smtp.sendmail(sender, [recipient], b"Subject: Hello\r\n\r\nHello you.\r\n")
+
+
+def is_silent(*installations: Project) -> bool:
+    """Say whether nobody has anything to do: of what the others sent, all has come, too."""
+    from mailapp.models import Delivery
+
+    return not any(
+        installation.query(Delivery).filter(status__in=UNFINISHED).exists()
+        for installation in [*installations, *installations]
+    )
+
+
+def sent(installation: Project) -> int:
+    from mailapp.models import Delivery
+
+    return installation.query(Delivery).filter(queue="outgoing", status="done").count()
+
+
+def held(installation: Project) -> list[str]:
+    from mailapp.models import Delivery
+
+    rows = installation.query(Delivery).filter(queue="outgoing", status="held")
+    return list(rows.values_list("reply", flat=True))
+
+
+def test_two_that_answer_everything_fall_silent_after_one_answer(pair: tuple[Project, Project]):
+    one, two = pair
+    start(one, two)
+
+    write(one, "mail-chat-politely@two.test", "mail-chat-politely@one.test")
+
+    wait_until(lambda: sent(one) and is_silent(one, two))
+    assert (sent(one), sent(two)) == (1, 0)
+    assert held(one) + held(two) == []
+
+
+@pytest.mark.parametrize("handler", ["mail-chat-insistently", "mail-chat-disguised"])
+def test_two_that_take_each_other_for_people_fall_silent_after_ten_answers_each(
+    pair: tuple[Project, Project], handler: str
+):
+    one, two = pair
+    start(one, two)
+
+    write(one, f"{handler}@two.test", f"{handler}@one.test")
+
+    wait_until(lambda: held(one) and is_silent(one, two))
+    assert (sent(one), sent(two)) == (LIMIT, LIMIT)
+    assert held(one) == ["Held: this handler has answered this person 10 times within an hour"]
+    assert held(two) == []
+
+
+def test_two_that_forward_everything_to_each_other_fall_silent_after_one_round(
+    pair: tuple[Project, Project],
+):
+    from mailapp.models import Delivery, Handler
+
+    one, two = pair
+    for installation in pair:
+        forward = installation.query(Handler).filter(module="mailapp.handlers.forward")
+        assert forward.update(enabled=True)
+    start(one, two)
+
+    write(one, "reader@elsewhere.test", "any-body@both.test")
+
+    failed = one.query(Delivery).filter(queue="incoming", status="failed")
+    wait_until(lambda: failed.exists() and is_silent(one, two))
+    assert failed.get().reply == "550 5.4.6 The mail goes in a circle"
+    assert [each.query(Delivery).filter(queue="incoming").count() for each in pair] == [2, 1]
+    report = one.query(Delivery).get(queue="outgoing", status="failed")
+    assert (report.recipient, report.message.sender) == ("reader@elsewhere.test", "")
