@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 import dj_database_url
+import django
 from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -131,7 +132,10 @@ MAIL = {
     "UNSUBSCRIBE_URL": os.environ.get("UNSUBSCRIBE_URL", ""),
     "RUN_DIR": str(RUN_DIR),
 }
-EMAIL_BACKEND = "mailapp.backends.OutboxBackend"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "mailapp.backends.OutboxBackend"}}
+else:
+    EMAIL_BACKEND = "mailapp.backends.OutboxBackend"
 
 # In development anybody may make a list by subscribing to it.
 MAILING_LISTS = {"CREATE_ON_SUBSCRIBE": DEBUG}

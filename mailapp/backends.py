@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from email.utils import parseaddr
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 
 from mailapp import mime, outbox
+from mailapp.errors import MailError
 
 
 class OutboxBackend(BaseEmailBackend):
@@ -18,18 +20,30 @@ class OutboxBackend(BaseEmailBackend):
     Rolled back with it; sent after it. In a handler, stored with the handler's state.
     """
 
+    def __init__(self, *, fail_silently: bool = False, **options: Any) -> None:
+        """With `fail_silently`, mail that cannot be sent, such as to no address, is left out."""
+        super().__init__(**options)
+        self.fail_silently = fail_silently
+
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         """Return how many mails were stored: all, or none and the exception."""
         with transaction.atomic():
             return sum(self._post(message) for message in email_messages)
 
     def _post(self, message: EmailMessage) -> bool:
-        recipients = [parseaddr(recipient)[1] for recipient in message.recipients()]
+        recipients = [_address(recipient) for recipient in message.recipients()]
         if not recipients:
             return False
-        outbox.post(
-            mime.to_bytes(message.message()),
-            sender=parseaddr(message.from_email)[1],
-            recipients=recipients,
-        )
+        raw = mime.to_bytes(message.message())
+        try:
+            outbox.post(raw, sender=_address(message.from_email), recipients=recipients)
+        except MailError:
+            if not self.fail_silently:
+                raise
+            return False
         return True
+
+
+def _address(mailbox: str) -> str:
+    """Return the address of `Name <address>`; what is none comes back whole, to be refused."""
+    return parseaddr(mailbox)[1] or mailbox

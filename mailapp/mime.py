@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from email.generator import BytesGenerator
 from email.header import Header
-from email.policy import Compat32
+from email.policy import SMTP, Compat32
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -393,11 +393,30 @@ class _Composed(Compat32):
         """Write a field."""
         if _is_plain(value) and len(name) + len(": ") + len(value) <= _LINE:
             return f"{name}: {value}{self.linesep}".encode("ascii")
-        return super().fold_binary(name, value)
+        folded = super().fold_binary(name, value)
+        if _fits(folded) or not isinstance(value, str):
+            return folded
+        return super().fold_binary(name, _in_words(name, value))
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+def _fits(folded: bytes) -> bool:
+    return max(map(len, folded.splitlines()), default=0) <= _LONGEST_LINE
+
+
+_WITH_ADDRESSES = {"from", "sender", "to", "cc", "reply-to"}
+
+
+def _in_words(name: str, value: str) -> str:
+    """Write a field in words of RFC 2047, since it has one of its own that fits on no line."""
+    if name.lower() not in _WITH_ADDRESSES:
+        return Header(value, "utf-8", header_name=name).encode()
+    boxes = email.utils.getaddresses([value])
+    named = (f"{Header(who, 'utf-8').encode()} <{address}>" for who, address in boxes)
+    return ", ".join(named)
 
 
 _LINE, _LONGEST_LINE = 78, 998  # RFC 5322 2.1.1
@@ -407,7 +426,9 @@ _COMPOSED = _Composed(linesep="\r\n")
 def to_bytes(message: email.message.Message) -> bytes:
     """Write a composed mail with CRLF line ends."""
     out = io.BytesIO()
-    BytesGenerator(out, mangle_from_=False, policy=_COMPOSED).flatten(message)
+    # Django composes with compat32 up to 5.2, and with the policy that knows addresses from 6.0.
+    policy = _COMPOSED if isinstance(message.policy, Compat32) else SMTP
+    BytesGenerator(out, mangle_from_=False, policy=policy).flatten(message)
     return out.getvalue()
 
 

@@ -26,6 +26,15 @@ RAW = b"From: reader@client.test\r\nTo: you@example.com\r\nSubject: Hello\r\n\r\
 
 
 @pytest.fixture
+def outbox_backend(settings: SettingsWrapper) -> None:
+    """Have Django's mail go to the outbox, not where its test runner sends it."""
+    from mailapp.testing.post import outbox_settings
+
+    for name, value in outbox_settings().items():
+        setattr(settings, name, value)
+
+
+@pytest.fixture
 def process(db: None) -> Callable[..., Process]:
     """Register a running process: `process("worker", "incoming")`."""
     from mailapp.models import Process
@@ -82,15 +91,13 @@ def templates(settings: SettingsWrapper) -> Callable[..., None]:
 
 @pytest.fixture
 def handle(
-    use_handlers: Callable[..., None], monkeypatch: pytest.MonkeyPatch, settings: SettingsWrapper
+    use_handlers: Callable[..., None], monkeypatch: pytest.MonkeyPatch, outbox_backend: None
 ) -> Callable[..., None]:
     """Route all mail to modules made of functions: `handle(START, CONFIRMING)`, or by name.
 
     `handle(news=[START, CONFIRMING], log=[LOG])` makes two modules, asked in that order.
     """
     from mailapp.models import Handler
-
-    settings.EMAIL_BACKEND = "mailapp.backends.OutboxBackend"  # not the one for tests
 
     def use(*functions: Callable[..., Any], **modules: Sequence[Callable[..., Any]]) -> None:
         named = {"news": functions} if functions else modules

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db.models import F, Max, Min, QuerySet
 from django.test import override_settings
 from django.utils import timezone
@@ -30,6 +31,17 @@ from mailapp.models.delivery import Status
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
 from mailapp.registry import current_router
+
+
+def outbox_settings() -> dict[str, Any]:
+    """The settings by which `django.core.mail` writes to the outbox.
+
+    Django's test runner sends that mail elsewhere.
+    """
+    backend = "mailapp.backends.OutboxBackend"
+    if hasattr(settings, "MAILERS"):  # Django 6.1
+        return {"MAILERS": {**settings.MAILERS, "default": {"BACKEND": backend}}}
+    return {"EMAIL_BACKEND": backend}
 
 
 class Refused(MailError):
@@ -76,8 +88,7 @@ class Post(ABC):
     def work(self) -> None:
         """Let the handlers work until nothing is due."""
         queues = Queue.objects.filter(purpose=Queue.Purpose.HANDLERS)
-        # Django's test runner sends the mail of `django.core.mail` elsewhere.
-        with override_settings(EMAIL_BACKEND="mailapp.backends.OutboxBackend"):
+        with override_settings(**outbox_settings()):
             while sum(_drain(queue.name) for queue in queues):
                 pass
 

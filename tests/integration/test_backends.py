@@ -13,13 +13,7 @@ from django.db import transaction
 from mailapp.errors import BadAddress
 from mailapp.models import OUTGOING, Delivery, Message
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def backend(settings):
-    # pytest-django and Django's own test runner put a backend in memory in its place.
-    settings.EMAIL_BACKEND = "mailapp.backends.OutboxBackend"
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("outbox_backend")]
 
 
 def parsed(message: Message) -> ParsedMessage:

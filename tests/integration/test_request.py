@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
+import re
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import Any
@@ -15,9 +17,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mailapp import mime, outbox
+from mailapp.addresses import take_path
 from mailapp.errors import BadAddress
 from mailapp.models import Delivery, Message
 from mailapp.request import MailRequest
+from tests import hostile
 
 pytestmark = pytest.mark.django_db
 
@@ -287,22 +291,47 @@ def test_anybody_who_can_write_can_be_answered(request_for, templates, sender):
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.text(st.characters(exclude_categories=["Cs"])),
-)
-def test_any_texts_make_an_answer(templates, name, text):
-    templates(**{"answer.msg": TEMPLATE})
-    stored = Message(sender="reader@client.test")
-    request = MailRequest(Delivery(pk=1, message=stored, recipient="you@example.com"), raw=b"")
+@given(*[hostile.texts] * 6, st.booleans())
+def test_no_text_adds_a_line_to_the_header_or_keeps_an_answer_back(
+    templates, subject, name, text, value, asked, address, html
+):
+    body = TEMPLATE + "{% block html %}<p>{{ text }}</p>{% endblock %}" * html
+    templates(**{"answer.msg": body})
+    sender = quoted(address) or "reader@client.test"
+    stored = Message(sender=sender)
+    raw = f"Subject: {asked}\r\nFrom: {asked} <a@client.test>\r\nMessage-ID: <{asked}>".encode()
+    request = MailRequest(Delivery(pk=1, message=stored, recipient="you@example.com"), raw=raw)
 
     with outbox.collecting(1) as collected:
-        request.respond("answer.msg", author=f"{name} <you@example.com>", subject=text, text=text)
+        request.respond(
+            "answer.msg",
+            author=f"{name} <you@example.com>",
+            reply_to=f"{name} <you@example.com>",
+            headers={"X-About": value},
+            subject=subject,
+            text=text,
+            even_to_automatic=True,
+        )
 
     [mail] = collected.mails
     parsed = mime.parse(mail.raw)
+    fields = hostile.fields(mail.raw)
+    assert set(fields) - {"in-reply-to", "references"} == {
+        *["content-type", "mime-version", "subject", "from", "to", "reply-to"],
+        *["message-id", "date", "auto-submitted", "x-about"],
+        *([] if html else ["content-transfer-encoding"]),
+    }
+    assert max(fields.values()) == 1
+    assert (mail.sender, mail.recipients) == ("you@example.com", [sender])
     assert mime.mailbox(mime.raw_header(parsed, "From"))[1] == "you@example.com"
-    assert mime.header(parsed, "Subject") == (mime.one_line(text) or "Re:")
+
+
+def quoted(text: str) -> str:
+    """Return an address that somebody could write from, with this as local part; or ""."""
+    escaped = re.sub(r'([\\"])', r"\\\1", text)
+    with contextlib.suppress(BadAddress):
+        return take_path(f'<"{escaped}"@client.test>')[0]
+    return ""
 
 
 def test_missing_template_is_an_error(request_for):

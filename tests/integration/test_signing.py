@@ -26,7 +26,7 @@ OURS = b"From: You <you@example.com>\r\nSubject: Hello\r\n\r\nHello.\r\n"
 
 
 @pytest.fixture
-def sign_with(settings: Any, tmp_path: Path) -> Callable[..., dict[str, str]]:
+def sign_with(settings: Any, tmp_path: Path, outbox_backend: None) -> Callable[..., dict[str, str]]:
     """Have keys for a domain, and return the DNS: `sign_with("example.com", new=RSA)`."""
 
     def have(domain: str = "example.com", **keys: bytes) -> dict[str, str]:
@@ -34,7 +34,6 @@ def sign_with(settings: Any, tmp_path: Path) -> Callable[..., dict[str, str]]:
             (tmp_path / selector).write_bytes(pem)
         files = {selector: str(tmp_path / selector) for selector in keys}
         settings.MAIL = {**settings.MAIL, "DKIM": {domain: files}}
-        settings.EMAIL_BACKEND = "mailapp.backends.OutboxBackend"
         return {
             f"{selector}._domainkey.{domain}": dkim.record(dkim.read_key(pem))
             for selector, pem in keys.items()
