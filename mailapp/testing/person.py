@@ -18,7 +18,7 @@ from mailapp.models import UNDELIVERABLE, Conversation, Delivery
 from mailapp.routing import START
 
 from .letter import Letter
-from .post import InProcess, Post
+from .post import Post, post_in_use
 
 #: Text that must occur, or a regular expression that must be found; None fits all.
 Wanted: TypeAlias = str | re.Pattern[str] | None
@@ -32,9 +32,9 @@ class Person:
     """
 
     def __init__(self, address: str, post: Post | None = None) -> None:
-        """Without a `post`, mail goes its way within this process."""
+        """Without a `post`, mail goes within this process, or by the `OverSmtp` in use."""
         self.address = address
-        self.post = post or InProcess()
+        self.post = post or post_in_use()
         self._read: set[int] = set()
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -84,6 +85,10 @@ class Post(ABC):
     @abstractmethod
     def sent(self) -> list[Sent]:
         """Every mail that the program sent, in order."""
+
+    @abstractmethod
+    def forget(self, count: int) -> None:
+        """Drop so many of the mails that the program sent, the oldest first."""
 
     def work(self) -> None:
         """Let the handlers work until nothing is due."""
@@ -179,12 +184,18 @@ class InProcess(Post):
         return replies.STORED.decode()
 
     def sent(self) -> list[Sent]:
-        rows = Delivery.objects.filter(queue=OUTGOING).exclude(status=Status.HELD)
-        deliveries = rows.select_related("message__raw_message")
         return [
             Sent(each.return_path, each.recipient, each.as_sent(each.message.raw))
-            for each in deliveries.order_by("id")
+            for each in _outgoing().select_related("message__raw_message")
         ]
+
+    def forget(self, count: int) -> None:
+        oldest = list(_outgoing().values_list("pk", flat=True)[:count])
+        Delivery.objects.filter(pk__in=oldest).delete()
+
+
+def _outgoing() -> QuerySet[Delivery]:
+    return Delivery.objects.filter(queue=OUTGOING).exclude(status=Status.HELD).order_by("id")
 
 
 def _refusal(known: Recipients, recipient: str) -> str:
@@ -193,3 +204,21 @@ def _refusal(known: Recipients, recipient: str) -> str:
     except BadAddress as error:
         return error.reply
     return (known.refusal(address) or b"").decode()
+
+
+_in_use: list[Post] = []
+
+
+def post_in_use() -> Post:
+    """The way that mail takes where none is named: that of the innermost `with in_use(post)`."""
+    return _in_use[-1] if _in_use else InProcess()
+
+
+@contextlib.contextmanager
+def in_use(post: Post) -> Iterator[None]:
+    """Have mail go this way within the block where no other is named."""
+    _in_use.append(post)
+    try:
+        yield
+    finally:
+        _in_use.remove(post)

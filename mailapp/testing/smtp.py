@@ -30,7 +30,7 @@ from mailapp.receiver.server import event_loop, listening, receive
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen
 
-from .post import Post, Refused, Sent
+from .post import Post, Refused, Sent, in_use
 
 _ANY_PORT = "127.0.0.1:0"
 _PATIENCE = 30.0  # seconds; only spent when something is broken
@@ -52,6 +52,7 @@ class OverSmtp(Post):
             changed = {"RECEIVER": servers.receiver, "RELAY": servers.smart_host}
             stack.enter_context(override_settings(MAIL={**settings.MAIL, **changed}))
             stack.enter_context(running(relay))
+            stack.enter_context(in_use(self))
             self._stack = stack.pop_all()
         return self
 
@@ -82,6 +83,9 @@ class OverSmtp(Post):
 
     def sent(self) -> list[Sent]:
         return list(self._smart_host.taken)
+
+    def forget(self, count: int) -> None:
+        del self._smart_host.taken[:count]
 
 
 class Replies(dialogue.Transcript):
