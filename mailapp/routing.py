@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias, TypeVar
 
@@ -134,6 +134,22 @@ def in_order(function: Function) -> Function:
     """Have later mail of the conversation wait while one that failed here waits for its retry."""
     _marks(function).in_order = True
     return function
+
+
+def for_people(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the mail of machines (RFC 3834) end before it reaches this function.
+
+    So an out-of-office note is no answer. The state stays, and the operator is told.
+    """
+
+    @wraps(function)
+    def only_of_people(message: Any, **captures: str) -> Any:
+        if message.is_automatic:
+            message.note = "Dropped: a machine sent it"
+            return None
+        return function(message, **captures)
+
+    return only_of_people
 
 
 def state_key_generator(function: Function) -> Function:

@@ -9,7 +9,7 @@ from mailapp import dispatch
 from mailapp.errors import ConversationMoved
 from mailapp.models import Conversation, Delivery, Handler, Transition
 from mailapp.models.delivery import Status
-from mailapp.routing import bounces, route, state_key_generator, stateless
+from mailapp.routing import bounces, for_people, route, state_key_generator, stateless
 
 pytestmark = pytest.mark.django_db
 
@@ -327,6 +327,23 @@ def test_bounce_reaches_stateless_functions_alone(handle, say):
 
     assert ran == ["bounced", "log"]
     assert not Conversation.objects.exists()
+
+
+def test_mail_of_a_machine_ends_before_a_function_for_people(handle, say):
+    @for_people
+    @route("(name)@(host)", name="news|views")
+    def START(message, host, name):
+        message.data["heard"] = [*message.data.get("heard", []), name]
+        return START
+
+    handle(START)
+
+    [of_machine] = say("news@localhost", raw=b"Auto-Submitted: auto-replied\r\n\r\nAway\r\n")
+    say("views@localhost")
+
+    assert of_machine.status == Status.DONE
+    assert of_machine.reply == "Dropped: a machine sent it"
+    assert Conversation.objects.get().data == {"heard": ["views"]}
 
 
 def test_null_sender_has_no_conversation(handle, say):
