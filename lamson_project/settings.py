@@ -11,6 +11,8 @@ import dj_database_url
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from mailapp.conf import SQLITE_OPTIONS
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 RUN_DIR = Path(os.environ.get("RUN_DIR") or BASE_DIR / "run").absolute()
 
@@ -94,14 +96,7 @@ def _database() -> dict[str, object]:
     except ValueError as error:
         raise ImproperlyConfigured(f"DATABASE_URL: {error}") from error
     if str(database["ENGINE"]).endswith("sqlite3"):
-        # Every 250 is a commit that survives a power cut, so FULL; writers queue, so IMMEDIATE.
-        database["OPTIONS"] = {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-            # Pages that are written again and again go into the database a quarter as often.
-            "PRAGMA wal_autocheckpoint=4000;",
-        }
+        database["OPTIONS"] = dict(SQLITE_OPTIONS)
     return database
 
 
