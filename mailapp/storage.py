@@ -87,10 +87,15 @@ def _copy(content: File, path: Path) -> None:
 
 def _sync_folders(folder: Path, top: Path) -> None:
     for place in [folder, *folder.parents]:
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(place)
         if place == top:
             break
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -15,7 +15,7 @@ ORDER = [
     *["conf", "errors"],
     *["addresses", "mime"],
     *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
-    *["filelock", "wakeup", "storage", "models"],
+    *["filelock", "wakeup", "storage", "maildir", "models"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
     *["returns", "lists", "backends"],
@@ -24,6 +24,7 @@ ORDER = [
     *["handlers"],
     *["dialogue", "devserver", "supervisor", "testing"],
     *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
+    *["__main__"],
 ]
 
 # What only these may import, since everything else must not know of it.

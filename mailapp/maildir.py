@@ -1,0 +1,178 @@
+"""Maildirs: a folder with a file for each mail, which no lock guards and a reader may share.
+
+As https://cr.yp.to/proto/maildir.html has it. The standard library reads and writes them; here
+are the names that nobody else makes, the sync of the folder, and the order of arrival. No database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mailbox
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from mailapp import filelock, mime
+from mailapp.addresses import take_path
+from mailapp.errors import BadAddress
+from mailapp.storage import sync_folder
+
+_HALF_SECONDS = 36 * 3600  # after which who writes a mail has given up, says the format
+_ARRIVAL = re.compile(r"(\d+)\.(?:[^.:]*?M(\d+))?")
+_LOOK_SECONDS = 0.05
+_numbers = itertools.count(1)
+
+
+class Maildir(mailbox.Maildir):
+    """A Maildir whose mails are on disk, under a name of their own, before `add` returns."""
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
+        """Make the folders if asked to. Raise `mailbox.NoSuchMailboxError` if there are none."""
+        self.path = Path(path)
+        if create:
+            self._make_folders()
+        if not (self.path / "new").is_dir():
+            raise mailbox.NoSuchMailboxError(os.fspath(path))
+        super().__init__(self.path, create=False)
+
+    def _make_folders(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("", "tmp", "new", "cur"):
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self.path)
+        sync_folder(self.path.parent)
+
+    def add(self, message: Any) -> str:
+        """Keep a mail (bytes, a file, or what the standard library takes); return its key.
+
+        It is written in `tmp`, synced, and named in `new`; then that folder is synced.
+        """
+        key = super().add(message)
+        subfolder = message.get_subdir() if isinstance(message, mailbox.MaildirMessage) else "new"
+        sync_folder(self.path / subfolder)
+        return key
+
+    def _create_tmp(self) -> IO[Any]:
+        """Open a new file in `tmp`, by a name that the standard library does not think of."""
+        return open(self.path / "tmp" / _unique_name(), "xb+", opener=_for_its_owner_alone)
+
+    def in_order(self) -> list[str]:
+        """The keys of all mails, read and unread, the oldest first."""
+        return sorted(self.keys(), key=lambda key: arrival(self.path_of(key)))
+
+    def path_of(self, key: str) -> Path:
+        """Where a mail is now; a reader may move it from `new` to `cur`. Raise KeyError."""
+        return self.path / self._lookup(key)  # type: ignore[attr-defined]
+
+    def arrivals(self) -> list[Path]:
+        """What is in `new`, be it a mail or not, the oldest first."""
+        with os.scandir(self.path / "new") as entries:
+            found = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+        return sorted(found, key=arrival)
+
+    def remove_halves(self) -> None:
+        """Remove what was begun in `tmp` 36 hours ago or more, and never ended."""
+        with os.scandir(self.path / "tmp") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.stat().st_mtime < time.time() - _HALF_SECONDS:
+                        Path(entry.path).unlink()
+
+    @contextlib.contextmanager
+    def taken_alone(self) -> Iterator[None]:
+        """Be the only process that takes mail away, of those that ask; wait until that is so."""
+        with (self.path / "taking.lock").open("ab") as file:
+            while not filelock.is_free(file):
+                time.sleep(_LOOK_SECONDS)
+            yield
+
+
+def arrival(path: Path) -> tuple[int, int, str]:
+    """When a mail came, by the seconds and microseconds in its name, else by its file's time."""
+    if found := _ARRIVAL.match(path.name):
+        return int(found[1]), int(found[2] or 0), path.name
+    try:
+        nanoseconds = path.lstat().st_mtime_ns
+    except OSError:  # gone, or moved by a reader
+        nanoseconds = 0
+    return nanoseconds // 10**9, nanoseconds % 10**9 // 1000, path.name
+
+
+def _for_its_owner_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _unique_name() -> str:
+    """A name that no process on any machine has given before or will."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    host = socket.gethostname().replace("/", r"\057").replace(":", r"\072")
+    tells_apart = f"R{secrets.token_hex(8)}P{os.getpid()}Q{next(_numbers)}"
+    return f"{seconds}.M{nanoseconds // 1000:06}{tells_apart}.{host}"
+
+
+# The envelope, which a file has no other place for: trace fields on top of the mail.
+
+
+class Envelope(NamedTuple):
+    """Sender and recipients of a mail in a Maildir; `sender` is None where nothing tells it."""
+
+    sender: str | None
+    recipients: list[str]
+
+
+_RETURN_PATH = "Return-Path"
+#: Whom it was for when it came in, before a server's own aliases; then whom it was delivered to.
+_RECIPIENTS = ("X-Original-To", "Envelope-To", "Delivered-To")
+_TRACE = re.compile(
+    rb"(return-path|x-original-to|envelope-to|delivered-to|delivery-date)[ \t]*:([^\n]*)\n",
+    re.IGNORECASE,
+)
+
+
+def envelope_fields(sender: str, recipients: Sequence[str]) -> bytes:
+    """Write the trace fields that tell an envelope."""
+    lines = [f"{_RETURN_PATH}: <{sender}>"]
+    lines += [f"{_RECIPIENTS[-1]}: {recipient}" for recipient in recipients]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def read_envelope(raw: bytes) -> Envelope:
+    """Read the envelope that the server who filled the Maildir wrote on top of a mail.
+
+    Only there: what follows other fields may be written by anybody. Raise BadAddress.
+    """
+    fields: dict[str, list[str]] = {}
+    for name, value in _trace_fields(raw):
+        fields.setdefault(name, []).append(value)
+    senders = fields.get(_RETURN_PATH.lower(), [])
+    named = next((fields[name.lower()] for name in _RECIPIENTS if name.lower() in fields), [])
+    return Envelope(
+        sender=_address(senders[0]) if senders else None,
+        recipients=list(dict.fromkeys(map(_recipient, named))),
+    )
+
+
+def _trace_fields(raw: bytes) -> Iterator[tuple[str, str]]:
+    at = 0
+    while found := _TRACE.match(raw, at):
+        at = found.end()
+        yield found[1].decode().lower(), mime.to_text(found[2], None).strip()
+
+
+def _recipient(written: str) -> str:
+    if address := _address(written):
+        return address
+    raise BadAddress("nobody")
+
+
+def _address(written: str) -> str:
+    address, rest = take_path(written if written.startswith("<") else f"<{written}>")
+    if rest:
+        raise BadAddress(repr(written))
+    return address
