@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import mailbox
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 from mailapp.conf import MailSettings, mail_settings
+from mailapp.maildir import Maildir, envelope_fields
 from mailapp.models import NewMail
 
 from . import replies
@@ -45,20 +44,15 @@ class MaildirDestination(OpenToAll):
     """Writes each mail to a Maildir, with its envelope in trace fields on top."""
 
     def __init__(self, path: str) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._maildir = mailbox.Maildir(path, create=True)
+        self._maildir = Maildir(path, create=True)
+        self._maildir.remove_halves()
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
-        """Write a mail to its own file; it is on disk before it has a name in `new`."""
+        """Write a mail to a file of its own, which is on disk before the reply."""
         await asyncio.to_thread(self._write, mail, spool)
         return Kept(replies.STORED)
 
     def _write(self, mail: NewMail, spool: BinaryIO | None) -> None:
         content = whole_content(mail, spool)
-        self._maildir.add(_envelope(mail) + content.replace(b"\r\n", b"\n"))
-
-
-def _envelope(mail: NewMail) -> bytes:
-    lines = [f"Return-Path: <{mail.sender}>"]
-    lines += [f"Delivered-To: {recipient}" for recipient in mail.recipients]
-    return "".join(f"{line}\n" for line in lines).encode()
+        on_top = envelope_fields(mail.sender, mail.recipients)
+        self._maildir.add(on_top + content.replace(b"\r\n", b"\n"))
