@@ -15,6 +15,7 @@ from mailapp.errors import ConversationMoved, LostTooOften
 from mailapp.lifecycle import Life
 from mailapp.models import INCOMING, Timer
 from mailapp.routing import Router
+from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock
 
 
 def are_due(queue: str) -> bool:
@@ -72,9 +73,11 @@ def _run(timer: Timer, router: Router) -> None:
     conversation = timer.conversation
     timed = router.timer(conversation.handler.module, timer.state, timer.function)
     atomic = timed.atomic and mail_settings().ATOMIC_HANDLERS
-    with transaction.atomic() if atomic else contextlib.nullcontext():
-        effects = dispatch.ring(timed, conversation, router)
+    with atomic_until_locked() if atomic else contextlib.nullcontext():
+        with SavepointOnDemand(lock) if atomic else contextlib.nullcontext():
+            effects = dispatch.ring(timed, conversation, router)
         with transaction.atomic():
+            lock()
             dispatch.write(effects.moves)
             timer.delete()
             outbox.store(effects.posted)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.core.mail import send_mail
 from django.db import connection, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -390,6 +391,19 @@ def test_function_may_run_outside_of_a_transaction(asked, work, atomic):
     work()
 
     assert ran == [atomic]
+    assert Conversation.objects.get().state == "START"
+
+
+def test_others_write_while_a_function_thinks(asked, work, together):
+    def expire(conversation):
+        together(lambda: Queue.objects.update(name=F("name")))
+        return "START"
+
+    asked(expire)
+    let_pass(days=3)
+
+    work()
+
     assert Conversation.objects.get().state == "START"
 
 
