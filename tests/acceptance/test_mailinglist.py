@@ -37,7 +37,7 @@ def test_list_is_joined_posted_to_and_left(project: Callable[..., Project]):
     send(running, "test.list@localhost", "you@example.com", "--subject", "Hello all")
     for reader in ("you@example.com", "reader@client.test"):
         post = caught(running, reader, "Hello all")
-        assert post.get_all("Delivered-To") == [reader]
+        assert post.get_all("Delivered-To") == [reader, "test.list@localhost"]
         assert RETURN_PATH.fullmatch(post["Return-Path"])
         assert post["List-Id"] == "<test.list.localhost>"
         assert post["From"] == "you@example.com"
