@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet
 MANAGE := $(VENV)/bin/python manage.py
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
 # Tests that start whole programs wait more than they work, so four workers suit two cores.
 PYTEST := $(VENV)/bin/pytest --numprocesses=4 --dist=worksteal
 
@@ -11,7 +12,7 @@ PYTEST := $(VENV)/bin/pytest --numprocesses=4 --dist=worksteal
 POSTGRES := $(filter postgres% pgsql%,$(firstword $(subst :, ,$(value DATABASE_URL))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench docs-settings clean
+.PHONY: help install run test check bench docs reference clean
 .SILENT:
 
 help: ## list what can be made
@@ -28,7 +29,7 @@ test: $(VENV)/installed-test ## test on SQLite, then on PostgreSQL
 	$(PYTEST)
 	$(PYTEST) --database=postgresql
 
-check: $(VENV)/installed-test $(VENV)/installed-dev ## check the settings, migrations, style, types and layers
+check: $(VENV)/installed-test $(VENV)/installed-dev $(VENV)/installed-docs ## check settings, migrations, style, types, layers and docs
 	$(MANAGE) check --fail-level WARNING
 	DEBUG=0 SECRET_KEY=$$($(VENV)/bin/python -c 'import secrets; print(secrets.token_hex(40))') \
 		MAIL_HOSTS=example.com ALLOWED_HOSTS=example.com \
@@ -38,15 +39,19 @@ check: $(VENV)/installed-test $(VENV)/installed-dev ## check the settings, migra
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest --quiet tests/unit/test_layers.py
+	$(MKDOCS) build --strict --quiet
 
 bench: install ## measure messages per second
 	$(VENV)/bin/python -m benchmarks
 
-docs-settings: install ## write the table in docs/settings.md anew
-	$(VENV)/bin/python -m docs.settings
+docs: $(VENV)/installed-docs reference ## build the documentation as a site in site/
+	$(MKDOCS) build --strict --quiet
+
+reference: install ## write anew what the documentation takes from the code
+	$(VENV)/bin/python -m docs.reference
 
 clean: ## remove .venv and what the tools keep; run/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 # Each stamp says that pip has installed a set of requirements as they stand now.
 $(VENV)/bin/pip:

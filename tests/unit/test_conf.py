@@ -10,7 +10,6 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from docs import settings as page
 from mailapp.conf import Endpoint, MailSettings, mail_settings, problems
 
 ROOT = Path(__file__).parent.parent.parent
@@ -159,17 +158,13 @@ def test_endpoint_has_the_bare_address_as_its_host():
     assert Endpoint.parse("[::1]:25") == ("::1", 25)
 
 
-def test_page_of_settings_is_as_the_code_has_it():
-    text = page.PAGE.read_text()
-
-    assert text == page.filled(text), "run make docs-settings"
-
-
 def test_page_of_settings_names_each_variable_of_the_environment():
     source = (ROOT / "lamson_project" / "settings.py").read_text()
     read = set(re.findall(r'(?:environ\.get|_flag|_list)\("(\w+)"', source))
 
-    named = set(re.findall(r"^\| `(\w+)` \|", page.PAGE.read_text(), re.MULTILINE))
+    named = set(
+        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    )
 
     assert "DATABASE_URL" in read
     assert read <= named
