@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -105,6 +106,19 @@ def check_storage(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
             hint='"mailapp.storage.DurableFileSystemStorage" syncs what it writes.',
             id="mailapp.E007",
         )
+
+
+@register(TAG)
+def check_secret_key(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that there is a key to make return paths with."""
+    with contextlib.suppress(ImproperlyConfigured):  # so Django says that it is empty
+        if settings.SECRET_KEY:
+            return
+    yield Error(
+        "SECRET_KEY is empty, and the addresses that bounces come back to are made with it.",
+        hint="Set it to 50 random characters, and keep them from one start to the next.",
+        id="mailapp.E015",
+    )
 
 
 @register(TAG)

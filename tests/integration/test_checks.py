@@ -122,6 +122,12 @@ def test_missing_place_for_large_messages_is_an_error(check, settings):
     assert check() == ["mailapp.E007"]
 
 
+def test_missing_key_for_return_paths_is_an_error(check, settings):
+    settings.SECRET_KEY = ""
+
+    assert check() == ["mailapp.E015"]
+
+
 def test_route_that_cannot_be_used_is_an_error(check, monkeypatch):
     @route("(name)@(host)")
     def START(message, **captures): ...
