@@ -8,16 +8,18 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from mailapp.endpoints import Endpoint, SmartHost, Upstream, upstream
 
 #: The `OPTIONS` of a SQLite database. Every 250 is a commit that survives a power cut, so FULL;
 #: writers queue, so IMMEDIATE; a page that is written again and again goes into the database a
@@ -30,29 +32,17 @@ SQLITE_OPTIONS = {
 }
 
 
-def _setting(default: Any, doc: str, check: Callable[[Any], str | None] | None = None) -> Any:
+def _setting(
+    default: Any,
+    doc: str,
+    check: Callable[[Any], str | None] | None = None,
+    *,
+    secret: bool = False,
+) -> Any:
     metadata = {"doc": doc, "check": check}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-class Endpoint(NamedTuple):
-    """A host (name or address) and a TCP port."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Read `host:port` or `[v6]:port`; raise ValueError otherwise."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-            raise ValueError(f"{text!r} is not host:port")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 def _is_endpoint(value: str) -> str | None:
@@ -69,6 +59,21 @@ def _is_endpoint_or_empty(value: str) -> str | None:
 
 def _is_place_or_empty(value: str) -> str | None:
     return None if value.startswith("/") else _is_endpoint_or_empty(value)
+
+
+def _are_upstreams(value: str | list[str]) -> str | None:
+    try:
+        return None if _upstreams(value) else "needs at least one smart host or email backend"
+    except ValueError as error:
+        return str(error)
+
+
+def _upstreams(value: str | list[str]) -> list[Upstream]:
+    return [upstream(text) for text in ([value] if isinstance(value, str) else value)]
+
+
+def _is_ascii(value: str) -> str | None:
+    return None if value.isascii() else "can only be ASCII"
 
 
 def _is_positive(value: float) -> str | None:
@@ -175,8 +180,20 @@ class MailSettings:
     RECEIVER: str = _setting(
         "127.0.0.1:8823", "Where the receiver listens, as `host:port`.", _is_endpoint
     )
-    RELAY: str = _setting(
-        "127.0.0.1:8899", "The smart host that outgoing mail goes to, `host:port`.", _is_endpoint
+    RELAY: str | list[str] = _setting(
+        "127.0.0.1:8899",
+        "Where outgoing mail goes: the smart host as a URL, or another Django email backend; or "
+        "several, of which the first that is well gets it. See deploy.md.",
+        _are_upstreams,
+        secret=True,
+    )
+    RELAY_PASSWORD: str = _setting(
+        "", "The password of users in `RELAY` that have none there.", _is_ascii, secret=True
+    )
+    RELAY_CA_FILE: str = _setting(
+        "",
+        "PEM file of the authorities that vouch for smart hosts; empty: those that this system "
+        "trusts.",
     )
     CATCHER: str = _setting(
         "",
@@ -193,6 +210,7 @@ class MailSettings:
         _is_endpoint_or_empty,
     )
     RUN_DIR: str = _setting("run", "Folder for wake-up sockets and other things of this machine.")
+    LOG_DIR: str = _setting("logs", "Folder of what `runmail` says when it is detached.")
     ROUTER_DEFAULTS: dict[str, str] = _setting(
         {}, "Regular expressions for captures that a route does not define itself."
     )
@@ -400,9 +418,22 @@ class MailSettings:
         """The name we go by."""
         return self.HOSTNAME or self.HOSTS[0]
 
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Where outgoing mail goes, the first choice first, with the passwords."""
+        return [self._with_password(each) for each in _upstreams(self.RELAY)]
+
+    def _with_password(self, each: Upstream) -> Upstream:
+        if isinstance(each, SmartHost) and each.user and not each.password:
+            return replace(each, password=self.RELAY_PASSWORD)
+        return each
+
 
 def _type_problem(value: Any, wanted: Any) -> str | None:
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        found = [_type_problem(value, each) for each in args]
+        return None if None in found else ", or ".join(filter(None, found))
     if origin is list:
         if not isinstance(value, (list, tuple)):
             return "must be a list"
