@@ -8,10 +8,11 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from mailapp.conf import Endpoint
 from mailapp.errors import MailError, UnsafeHeader
@@ -54,6 +55,8 @@ class Exit(IntEnum):
 
 class DialogueFailed(MailError):
     """The session did not get as far as it was asked to."""
+
+    recipients: Mapping[str, str] = MappingProxyType({})  #: who were refused, and their replies
 
     def __init__(self, exit: Exit, reason: str) -> None:
         super().__init__(reason)
@@ -111,6 +114,8 @@ class Letter:
     sender: str  #: `""` is the null sender
     recipients: Sequence[str]
     content: bytes
+    notify: str = ""  #: NEVER, or some of SUCCESS,FAILURE,DELAY (RFC 3461 4.1)
+    ret: str = ""  #: FULL or HDRS (RFC 3461 4.3)
 
 
 @dataclass(frozen=True)
@@ -317,7 +322,24 @@ def _tls_context(verify: bool) -> ssl.SSLContext:
 def hold(plan: Plan, letter: Letter, transcript: Transcript) -> None:
     """Go through a session as far as `plan` says; raise DialogueFailed where it ended before."""
     with _connected(plan, transcript) as wire:
-        _Session(plan, letter, wire).run()
+        Session(plan, wire).hold(letter)
+
+
+@contextlib.contextmanager
+def session(plan: Plan, transcript: Transcript) -> Iterator[Session]:
+    """Open a session to send letters in; raise DialogueFailed if that cannot be.
+
+    What the server says to the QUIT at the end changes nothing of what it took before.
+    """
+    with _connected(plan, transcript) as wire:
+        made = Session(plan, wire)
+        try:
+            made.open()
+            yield made
+        except Refused:
+            made.part()
+            raise
+        made.part()
 
 
 @contextlib.contextmanager
@@ -350,38 +372,65 @@ def _connect(server: Endpoint | Path, timeout: float) -> socket.socket:
     return connection
 
 
-class _Session:
-    def __init__(self, plan: Plan, letter: Letter, wire: Wire) -> None:
+class Session:
+    """The commands of one session, in order."""
+
+    def __init__(self, plan: Plan, wire: Wire) -> None:
         self.plan = plan
-        self.letter = letter
         self.wire = wire
         self.offers: dict[str, list[str]] = {}
-        self.accepted: list[str] = []
-        self.steps = {
+
+    def open(self) -> None:
+        """Go on until letters can be sent; raise DialogueFailed if that cannot be."""
+        for step in self.first_steps().values():
+            step()
+
+    def first_steps(self) -> dict[Stage, Callable[[], None]]:
+        return {
             Stage.CONNECT: self.connect,
             Stage.HELO: self.greet,
             Stage.STARTTLS: self.starttls,
             Stage.AUTH: self.authenticate,
-            Stage.MAIL: self.mail,
-            Stage.RCPT: self.rcpt,
-            Stage.DATA: self.data,
-            Stage.DOT: self.dot,
         }
 
-    def run(self) -> None:
+    def send(self, letter: Letter, *, to_all: bool = False) -> Mapping[str, str]:
+        """Send a letter; return the recipients that were refused, each with its reply.
+
+        Raise Refused if nobody gets it, or with `to_all`, if somebody would not; more letters
+        may follow. Raise DialogueFailed if it is not known who gets it.
+        """
+        transaction = _Transaction(self, letter, to_all=to_all)
         try:
-            for stage, step in self.steps.items():
+            for step in transaction.steps().values():
+                step()
+        except Refused:
+            with contextlib.suppress(DialogueFailed):  # the next letter will tell
+                self.ask("RSET", "250", Exit.MAIL)
+            raise
+        return transaction.refused
+
+    def part(self) -> None:
+        """Say QUIT, whatever the server says to that."""
+        with contextlib.suppress(DialogueFailed):
+            self.quit()
+
+    def quit(self) -> None:
+        self.ask("QUIT", "221", Exit.QUIT)
+
+    def hold(self, letter: Letter) -> None:
+        """Go as far as the plan says, with one letter."""
+        try:
+            for stage, step in {**self.first_steps(), **_Transaction(self, letter).steps()}.items():
                 step()
                 if stage is self.plan.quit_after:
                     break
         except Refused:
-            with contextlib.suppress(DialogueFailed):
-                self.ask("QUIT", "221", Exit.QUIT)
+            self.part()
             raise
         if self.plan.quit_after is Stage.DATA:  # nothing but the message may follow a 354
             self.wire.transcript.note("Dropping the connection")
         else:
-            self.ask("QUIT", "221", Exit.QUIT)
+            self.quit()
 
     def ask(self, command: str, wanted: str, exit: Exit, *, shown: str | None = None) -> Reply:
         self.wire.say(command.encode(), shown=None if shown is None else shown.encode())
@@ -436,44 +485,73 @@ class _Session:
                 return mechanism
         raise Refused(Exit.AUTH, f"The server does not offer AUTH {' or '.join(wanted)}")
 
+
+class _Transaction:
+    """One letter in a session, from MAIL to the dot (RFC 5321 3.3)."""
+
+    def __init__(self, session: Session, letter: Letter, *, to_all: bool = False) -> None:
+        self.session = session
+        self.ask = session.ask
+        self.letter = letter
+        self.to_all = to_all
+        self.accepted: list[str] = []
+        self.refused: dict[str, str] = {}
+
+    def steps(self) -> dict[Stage, Callable[[], None]]:
+        return {
+            Stage.MAIL: self.mail,
+            Stage.RCPT: self.rcpt,
+            Stage.DATA: self.data,
+            Stage.DOT: self.dot,
+        }
+
     def mail(self) -> None:
         parameters = "".join(f" {parameter}" for parameter in self.mail_parameters())
         self.ask(f"MAIL FROM:<{self.letter.sender}>{parameters}", "250", Exit.MAIL)
 
     def mail_parameters(self) -> Iterator[str]:
-        letter = self.letter
-        if "SIZE" in self.offers:
+        letter, offers = self.letter, self.session.offers
+        if "SIZE" in offers:
             yield f"SIZE={len(letter.content)}"
-        if "8BITMIME" in self.offers and not letter.content.isascii():
+        if "8BITMIME" in offers and not letter.content.isascii():
             yield "BODY=8BITMIME"
-        if "SMTPUTF8" in self.offers and not "".join([letter.sender, *letter.recipients]).isascii():
+        if "SMTPUTF8" in offers and not "".join([letter.sender, *letter.recipients]).isascii():
             yield "SMTPUTF8"
+        if "DSN" in offers and letter.ret:
+            yield f"RET={letter.ret}"
 
     def rcpt(self) -> None:
+        wants_notices = "DSN" in self.session.offers and self.letter.notify
+        parameter = f" NOTIFY={self.letter.notify}" if wants_notices else ""
         refusal = None
         for recipient in self.letter.recipients:
             try:
-                self.ask(f"RCPT TO:<{recipient}>", "25", Exit.RCPT)
+                self.ask(f"RCPT TO:<{recipient}>{parameter}", "25", Exit.RCPT)
             except Refused as refused:
                 refusal = refused
+                self.refused[recipient] = refused.reason
             else:
                 self.accepted.append(recipient)
-        if refusal and not self.accepted:
+        if refusal and (self.to_all or not self.accepted):
+            refusal.recipients = self.refused
             raise refusal
 
     def data(self) -> None:
         self.ask("DATA", "354", Exit.DATA)
 
     def dot(self) -> None:
-        self.wire.say_message(on_the_wire(self.letter.content))
-        replies = len(self.accepted) if self.plan.protocol is Protocol.LMTP else 1
+        self.session.wire.say_message(on_the_wire(self.letter.content))
+        if self.session.plan.protocol is not Protocol.LMTP:
+            self.session.wire.hear("250", Exit.DOT)
+            return
         refusals = []
-        for _ in range(replies):  # RFC 2033 4.2
+        for recipient in self.accepted:  # RFC 2033 4.2
             try:
-                self.wire.hear("250", Exit.DOT)
+                self.session.wire.hear("250", Exit.DOT)
             except Refused as refused:
+                self.refused[recipient] = refused.reason
                 refusals.append(refused)
-        if len(refusals) == replies:
+        if len(refusals) == len(self.accepted):
             raise refusals[-1]
 
 

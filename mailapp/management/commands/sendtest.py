@@ -12,12 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import (
-    BaseCommand,
-    CommandError,
-    CommandParser,
-    DjangoHelpFormatter,
-)
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from mailapp.dialogue import (
     DialogueFailed,
@@ -30,6 +25,7 @@ from mailapp.dialogue import (
     Transcript,
     hold,
 )
+from mailapp.management.epilog import EpilogFormatter
 from mailapp.management.sendtest import LetterWriter, read_plan
 
 EXAMPLES = """\
@@ -45,17 +41,13 @@ exit codes: 0 sent, 1 wrong arguments, 2 no connection, 6 connection lost, 21 ba
 """
 
 
-class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples."""
-
-
 class Command(BaseCommand):
     help = "Send a mail and show the whole SMTP dialogue, with how long each reply took."
     requires_system_checks = []
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=_HelpFormatter, **kwargs
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=EpilogFormatter, **kwargs
         )
         parser.called_from_command_line = False  # argparse would exit with 2: no connection
         return parser

@@ -1,0 +1,326 @@
+"""What `sendmail` does, as mutt, cron and the pipes of Postfix know it.
+
+Loads no apps and asks no database, so that nobody who calls it from a shell has to wait.
+"""
+
+from __future__ import annotations
+
+import getopt
+import getpass
+import os
+import pwd
+import re
+import select
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.utils import formataddr, formatdate
+from typing import BinaryIO
+
+from django.core.exceptions import ImproperlyConfigured
+
+from mailapp import mime
+from mailapp.conf import Endpoint, MailSettings, mail_settings
+from mailapp.dialogue import DialogueFailed, Exit, Letter, Plan, Refused, Transcript, session
+from mailapp.errors import BadAddress
+
+from .submission import Submission, addresses_in, envelope_address, without_dot
+
+# Those of other sendmails. What concerns their queues, files and logs alone changes nothing here.
+_SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:R:r:tUvX:"
+_LONG = ["host=", "port=", "settings=", "pythonpath="]
+
+_SMTP_PORT = 25
+_TIMEOUT = 300.0  # seconds for a reply, as RFC 5321 4.5.3.2 has it for most
+
+
+class NotSent(Exception):
+    """The message was sent to nobody."""
+
+    def __init__(self, code: int, *reasons: str) -> None:
+        """`code` is one of sysexits.h, each of the reasons a line."""
+        super().__init__(*reasons)
+        self.code = code
+        self.reasons = reasons
+
+
+@dataclass
+class Order:
+    """What the arguments ask for."""
+
+    recipients: list[str] = field(default_factory=list)
+    read_header: bool = False  #: who is in To, Cc and Bcc is a recipient, too
+    sender: str | None = None
+    full_name: str = ""
+    dot_ends: bool = True
+    quiet: bool = False
+    verbose: bool = False
+    mode: str = "m"  #: m sends a message, s speaks SMTP, q has nothing to do
+    notify: str = ""
+    ret: str = ""
+    host: str = ""
+    port: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Send what standard input holds; return an exit code of sysexits.h."""
+    order = Order()
+    try:
+        read_order(order, sys.argv[1:] if arguments is None else arguments)
+        if order.mode == "s":
+            speak(_server(order), sys.stdin.buffer, sys.stdout.buffer)
+        elif order.mode == "m":
+            server = _server(order)
+            send(order, server, write_letter(order, sys.stdin.buffer))
+    except NotSent as failure:
+        for reason in failure.reasons if not order.quiet else []:
+            _complain(reason)
+        return failure.code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        _complain(f"{type(error).__name__}: {error}")
+        return os.EX_SOFTWARE
+    return os.EX_OK
+
+
+def _complain(reason: str) -> None:
+    sys.stderr.write(f"sendmail: {mime.one_line(reason)}\n")
+
+
+# The arguments.
+
+
+def read_order(order: Order, arguments: Sequence[str]) -> None:
+    """Read the arguments; raise NotSent for wrong ones."""
+    words = [word for word in arguments if not word.startswith("-q")]
+    if len(words) < len(arguments):
+        order.mode = "q"  # the relay does by itself what this asks for
+    try:
+        options, recipients = getopt.getopt(words, _SHORT, _LONG)
+    except getopt.GetoptError as error:
+        raise NotSent(os.EX_USAGE, error.msg) from error
+    for name, value in options:
+        _read_option(order, name, value)
+    order.recipients += recipients
+    if order.mode == "m" and not recipients and not order.read_header:
+        raise NotSent(os.EX_USAGE, "to whom? Name recipients, or have -t read them in the header")
+
+
+def _read_option(order: Order, name: str, value: str) -> None:
+    match name, value:
+        case "-t", _:
+            order.read_header = True
+        case (("-f" | "-r"), _):
+            order.sender = value
+        case "-F", _:
+            order.full_name = value
+        case ("-i", _) | ("-o", "i"):
+            order.dot_ends = False
+        case ("-e", "q") | ("-o", "eq"):
+            order.quiet = True
+        case "-v", _:
+            order.verbose = True
+        case "-b", _:
+            order.mode = _mode(value)
+        case "-N", _:
+            order.notify = _notify(value)
+        case "-R", _:
+            order.ret = _ret(value)
+        case "--host", _:
+            order.host = value
+        case "--port", _:
+            order.port = value
+        case "--settings", _:
+            os.environ.setdefault("DJANGO_SETTINGS_MODULE", value)
+        case "--pythonpath", _:
+            sys.path.insert(0, value)
+
+
+def _mode(value: str) -> str:
+    modes = {"m": "m", "s": "s", "i": "q"}
+    if value not in modes:
+        raise NotSent(os.EX_USAGE, f"-b{value} is not known here")
+    return modes[value]
+
+
+def _notify(value: str) -> str:
+    words = value.upper().split(",")
+    if words == ["NEVER"] or set(words) <= {"SUCCESS", "FAILURE", "DELAY"}:
+        return ",".join(words)
+    raise NotSent(os.EX_USAGE, f"-N {value} is not never or some of success,failure,delay")
+
+
+def _ret(value: str) -> str:
+    if value.lower() not in {"full", "hdrs"}:
+        raise NotSent(os.EX_USAGE, f"-R {value} is not full or hdrs")
+    return value.upper()
+
+
+def _server(order: Order) -> Endpoint:
+    if order.port and not (order.port.isdecimal() and 0 < int(order.port) <= 65535):
+        raise NotSent(os.EX_USAGE, f"--port {order.port} is not a port")
+    if order.host:
+        return Endpoint(order.host, int(order.port or _SMTP_PORT))
+    receiver = Endpoint.parse(_mail_settings(order).RECEIVER)
+    return receiver._replace(port=int(order.port or receiver.port))
+
+
+def _mail_settings(order: Order) -> MailSettings:
+    """Return our settings; who names a host may do without."""
+    try:
+        return mail_settings()
+    except (ImproperlyConfigured, ImportError) as error:
+        if order.host:
+            return MailSettings(HOSTS=[socket.gethostname()])
+        raise NotSent(os.EX_CONFIG, str(error)) from error
+
+
+# The message and its envelope.
+
+
+def write_letter(order: Order, source: BinaryIO) -> Letter:
+    """Read the message and find its envelope; raise NotSent where that cannot be."""
+    submission = Submission(_read(source, dot_ends=order.dot_ends))
+    hostname = _mail_settings(order).hostname
+    login = f"{_login()}@{hostname}"
+    try:
+        sender = login if order.sender is None else _sender(order.sender, hostname)
+        recipients = _recipients(order, submission, hostname)
+    except BadAddress as error:
+        raise NotSent(os.EX_DATAERR, str(error)) from error
+    if order.read_header:
+        submission.without_blind()
+    defaults = {
+        "From": formataddr((_full_name(order), sender or login)),
+        "Date": formatdate(localtime=True),
+        "Message-ID": mime.new_message_id(hostname),
+    }
+    return Letter(
+        sender=sender,
+        recipients=recipients,
+        content=submission.completed(defaults),
+        notify=order.notify,
+        ret=order.ret,
+    )
+
+
+def _read(source: BinaryIO, *, dot_ends: bool) -> bytes:
+    try:
+        return b"".join(without_dot(source)) if dot_ends else source.read()
+    except OSError as error:
+        raise NotSent(os.EX_IOERR, f"the message cannot be read: {error.strerror}") from error
+
+
+def _sender(text: str, hostname: str) -> str:
+    if text in {"", "<>"}:
+        return ""
+    [address] = addresses_in(text) if "<" in text else [text]
+    return envelope_address(address, hostname)
+
+
+def _recipients(order: Order, submission: Submission, hostname: str) -> list[str]:
+    """Return each recipient once; raise NotSent if there are none, BadAddress for a bad one."""
+    named = [address for word in order.recipients for address in _named(word)]
+    found = submission.addressed() if order.read_header else []
+    if not named and not found:
+        raise NotSent(os.EX_DATAERR, "neither the header nor an argument names a recipient")
+    return list(dict.fromkeys(envelope_address(each, hostname) for each in [*named, *found]))
+
+
+def _named(word: str) -> list[str]:
+    """Return the addresses of an argument: nearly always one, but a list will do."""
+    return addresses_in(word) if re.search("[<, ]", word) else [word]
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        return str(os.getuid())
+
+
+def _full_name(order: Order) -> str:
+    if order.full_name:
+        return mime.one_line(mime.to_text(os.fsencode(order.full_name), None))
+    try:
+        return pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
+    except KeyError:
+        return ""
+
+
+# The way to the server.
+
+
+def send(order: Order, server: Endpoint, letter: Letter) -> None:
+    """Send to all recipients or, raising NotSent, to none."""
+    plan = Plan(server=server, helo=_mail_settings(order).hostname, timeout=_TIMEOUT)
+    transcript = Transcript(print if order.verbose else str)
+    try:
+        with session(plan, transcript) as opened:
+            opened.send(letter, to_all=True)
+    except DialogueFailed as failure:
+        reasons = [f"{who}: {reply}" for who, reply in failure.recipients.items()]
+        if len(letter.recipients) > len(reasons) > 0:
+            reasons.append("nothing was sent to the other recipients")
+        raise NotSent(_code(failure), *(reasons or [failure.reason])) from failure
+
+
+# By the enhanced status (RFC 3463 3) of a refusal for good.
+_BY_STATUS = {
+    "1.2": os.EX_NOHOST,
+    "1.7": os.EX_DATAERR,
+    "1.8": os.EX_DATAERR,
+    "3.4": os.EX_DATAERR,
+    "6": os.EX_DATAERR,
+    "7": os.EX_NOPERM,
+}
+
+
+def _code(failure: DialogueFailed) -> int:
+    """Return the exit code by which whoever called us gives up, or keeps the mail and tries again.
+
+    In doubt that is to try again.
+    """
+    cause = failure.__cause__
+    if isinstance(cause, socket.gaierror):
+        return os.EX_TEMPFAIL if cause.errno == socket.EAI_AGAIN else os.EX_NOHOST
+    replies = failure.recipients.values() or [failure.reason]
+    refusals = [reply for reply in replies if reply.startswith("5")]
+    if not refusals or not isinstance(failure, Refused):
+        return os.EX_TEMPFAIL
+    otherwise = os.EX_NOUSER if failure.exit is Exit.RCPT else os.EX_UNAVAILABLE
+    status = re.match(r"5\d\d 5\.((\d+)\.\d+)", refusals[0])
+    if status is None:
+        return otherwise
+    return _BY_STATUS.get(status[1]) or _BY_STATUS.get(status[2]) or otherwise
+
+
+def speak(server: Endpoint, source: BinaryIO, sink: BinaryIO) -> None:
+    """Let the caller speak SMTP with the server; raise NotSent if there is none."""
+    try:
+        with socket.create_connection(server, _TIMEOUT) as connection:
+            _carry(connection, source, sink)
+    except OSError as error:
+        raise NotSent(os.EX_TEMPFAIL, f"no session with {server}: {error.strerror}") from error
+
+
+def _carry(connection: socket.socket, source: BinaryIO, sink: BinaryIO) -> None:
+    """Carry what either side says to the other until the server ends the session."""
+    speakers: list[socket.socket | BinaryIO] = [connection, source]
+    while True:
+        ready, _, _ = select.select(speakers, [], [])
+        if source in ready:
+            said = os.read(source.fileno(), 65536)
+            if said:
+                connection.sendall(said)
+            else:
+                connection.shutdown(socket.SHUT_WR)
+                speakers.remove(source)
+        if connection in ready:
+            heard = connection.recv(65536)
+            if not heard:
+                return
+            sink.write(heard)
+            sink.flush()
