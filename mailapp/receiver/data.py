@@ -9,14 +9,13 @@ import contextlib
 import io
 import re
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 END = b"\r\n.\r\n"
+_BEGUN_ENDS = [END[:length] for length in range(len(END) - 1, 0, -1)]
 SMALL = 16384  # octets that each content may keep in memory
 _FOR_ALL = 64 * 1024 * 1024  # octets of memory for all contents that are larger
 _HEAD = 65536  # octets of spooled content that are kept at hand: the header fields
-_SPOOL_PIECE = 131072  # octets that are written to a spool at once
-_CONTEXT = 2  # octets kept before those not yet taken: they tell whether a line begins there
 _MAX_HOPS = 50
 _FIELDS = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*+")
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
@@ -64,13 +63,15 @@ class DataReader:
         self.size = 0  #: octets of content, without the dots that were doubled for the wire
         self.malformed = False  #: has a NUL, or a bare CR or LF that was not normalised
         self._limit = limit
-        self._most = max(memory, len(END))  # so that no cut falls into a beginning of the end
-        self._memory = min(self._most, SMALL)
+        self._most = memory
+        self._memory = min(memory, SMALL)
         self._shared = shared or SharedMemory()
         self._borrowed = 0
         self._make_spool = make_spool
         self._normalise = normalise
-        self._buffer = bytearray(b"\r\n")  # after the 354 a line begins
+        self._kept = bytearray()  # content, as long as there is no spool
+        self._held = b"\r\n"  # what may begin the end; after the 354 a line begins
+        self._ahead = len(self._held)  # octets of it that are no content
 
     @property
     def too_big(self) -> bool:
@@ -80,97 +81,95 @@ class DataReader:
     @property
     def endless(self) -> bool:
         """True when more than twice the limit has come in, and no end."""
-        return self.size + len(self._buffer) > 2 * self._limit + _CONTEXT + len(END)
+        return self.size + len(self._held) > 2 * self._limit + len(END)
 
     def feed(self, piece: bytes) -> bytes | None:
         """Take the next bytes; return what follows the end, or None while it is yet to come."""
-        buffer = self._buffer
-        searched = max(len(buffer) - len(END) + 1, 0)
-        buffer += piece
+        data = self._held + piece if self._held else piece
         # To look for one octet costs nothing, and the lines of an attachment have no dots.
-        dot = buffer.find(b".", searched)
-        end = buffer.find(END, max(dot - 2, searched)) if dot >= 0 else -1
+        dot = data.find(b".")
+        end = data.find(END, max(dot - 2, 0)) if dot >= 0 else -1
         if end >= 0:
-            rest = bytes(buffer[end + len(END) :])
-            outgrown = end > self._memory and not self._may_grow(end)
-            self._keep(self._take(end + 2), in_spool=outgrown or self.spool is not None)
-            return rest
-        if len(buffer) > self._memory and not self._may_grow(len(buffer)):
-            self._keep(self._take(self._safe_cut()), in_spool=True)
+            self._take(data, end + 2)
+            if self.spool is None:
+                self.content = bytes(self._kept)
+            return data[end + len(END) :]
+        cut = len(data) - _octets_of_end(data)
+        self._take(data, cut)
+        self._held = data[cut:]
         return None
 
     def close(self) -> None:
-        """Forget the spool, and give back the memory."""
-        if self.spool is not None:
-            self._forget_spool()
-        if self._borrowed:
-            self._give_back(self._borrowed)
+        """Forget the content, and give back the memory."""
+        self._forget()
 
-    def _may_grow(self, octets: int) -> bool:
-        """Take memory for so many, if so much is left; else, and from then on, there is a spool."""
-        if self.size or octets > self._most:
-            return False
+    def _take(self, data: bytes, cut: int) -> None:
+        """Keep the octets before `cut`, undotted, if they are well-formed."""
+        block = data[:cut]
+        if b"." in block:
+            block = block.replace(b"\r\n.", b"\r\n")
+        if self._ahead and block:
+            block, self._ahead = block[self._ahead :], 0
+        if b"\0" in block:
+            self.malformed = True
+        elif _has_bare_line_ends(block):
+            if self._normalise:
+                block = _ANY_LINE_END.sub(b"\r\n", block)
+            else:
+                self.malformed = True
+        self.size += len(block)
+        if self.malformed or self.too_big or self.spool_error is not None:
+            self._forget()
+        else:
+            self._keep(block)
+
+    def _keep(self, block: bytes) -> None:
+        if self.spool is None and self._has_room(len(self._kept) + len(block)):
+            self._kept += block
+            return
+        try:
+            if self.spool is None:
+                self._begin_spool(block)
+            cast(BinaryIO, self.spool).write(block)
+        except OSError as error:
+            self.spool_error = error
+            self._forget()
+
+    def _has_room(self, octets: int) -> bool:
+        """Take memory for so many, if so much is left."""
+        if octets <= self._memory:
+            return True
         more = min(max(octets, 2 * self._memory), self._most) - self._memory
-        if not self._shared.take(more):
+        if octets > self._most or not self._shared.take(more):
             return False
         self._borrowed += more
         self._memory += more
         return True
 
-    def _give_back(self, octets: int) -> None:
-        self._shared.give_back(octets)
-        self._borrowed -= octets
+    def _begin_spool(self, block: bytes) -> None:
+        self.spool = self._make_spool()
+        self.content = bytes(self._kept[:_HEAD]) or block[:_HEAD]
+        self.spool.write(self._kept)
+        self._free_memory()
 
-    def _forget_spool(self) -> None:
+    def _free_memory(self) -> None:
+        self._kept = bytearray()
+        self._shared.give_back(self._borrowed)
+        self._memory -= self._borrowed
+        self._borrowed = 0
+
+    def _forget(self) -> None:
+        self.content = b""
+        self._free_memory()
         spool, self.spool = self.spool, None
         if spool is not None:
             with contextlib.suppress(OSError):  # what it held back may not fit on the disk, either
                 spool.close()
 
-    def _safe_cut(self) -> int:
-        """Where the buffer can be parted: behind a line, else anywhere but behind a CR."""
-        line_end = self._buffer.rfind(b"\r\n", _CONTEXT)
-        if line_end >= 0:
-            return line_end + 2
-        return len(self._buffer) - self._buffer.endswith(b"\r")
 
-    def _take(self, cut: int) -> bytes:
-        """Remove the octets before `cut` from the buffer; return them checked and undotted."""
-        with memoryview(self._buffer) as view:
-            block = view[_CONTEXT:cut].tobytes()
-        if b"." in block and self._buffer.find(b"\r\n.", 0, cut) >= 0:
-            block = bytes(self._buffer[:cut]).replace(b"\r\n.", b"\r\n")[_CONTEXT:]
-        del self._buffer[: cut - _CONTEXT]
-        if b"\0" in block:
-            self.malformed = True
-        elif _has_bare_line_ends(block):
-            if self._normalise:
-                return _ANY_LINE_END.sub(b"\r\n", block)
-            self.malformed = True
-        return block
-
-    def _keep(self, block: bytes, *, in_spool: bool) -> None:
-        self.size += len(block)
-        if self.malformed or self.too_big or self.spool_error is not None:
-            self.content = b""
-            self._forget_spool()
-            return
-        if in_spool:
-            self._write(block)
-            self.content = self.content or block[:_HEAD]
-        else:
-            self.content = block
-
-    def _write(self, block: bytes) -> None:
-        try:
-            if self.spool is None:
-                self.spool = self._make_spool()
-                self._memory = min(self._memory, _SPOOL_PIECE)
-                self._give_back(max(self._borrowed - self._memory, 0))
-            self.spool.write(block)
-        except OSError as error:
-            self.spool_error = error
-            self._forget_spool()
+def _octets_of_end(data: bytes) -> int:
+    """Return how many octets, at the end of `data`, may begin the end of the content."""
+    return next((len(begun) for begun in _BEGUN_ENDS if data.endswith(begun)), 0)
 
 
 def _has_bare_line_ends(block: bytes) -> bool:

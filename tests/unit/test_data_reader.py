@@ -93,7 +93,7 @@ def test_what_is_kept_in_memory_does_not_grow_with_the_content() -> None:
     for _ in range(1000):
         reader.feed(b"x" * 998 + b"\r\n")
 
-    assert len(reader.content) + len(reader._buffer) < 5000
+    assert len(reader.content) + len(reader._kept) < 5000
     assert reader.spool is not None
 
 
@@ -103,7 +103,7 @@ def test_a_line_without_an_end_is_not_kept_in_memory() -> None:
     for _ in range(1000):
         reader.feed(b"x" * 1000)
 
-    assert len(reader.content) + len(reader._buffer) < 5000
+    assert len(reader.content) + len(reader._kept) < 5000
     assert not reader.endless
 
 
@@ -162,7 +162,7 @@ def test_contents_that_come_in_together_share_the_memory() -> None:
     small.feed(LINE * 16)
     assert first.spool is None
     assert second.spool is not None
-    assert len(second._buffer) < 1000
+    assert len(second._kept) < 1000
     assert small.spool is None
 
     for reader in (first, second, small):
