@@ -55,6 +55,10 @@ class BadRoute(MailError):
     """A route cannot be used as it is written."""
 
 
+class KeyUnknown(MailError):
+    """Only the mail itself says which conversation it belongs to."""
+
+
 class NotAState(MailError):
     """A state function returned something that is not a registered state function."""
 
@@ -90,6 +94,10 @@ class DeliveryInHand(MailError):
     """A worker has this delivery in hand; what is said of it has to wait until it is settled."""
 
 
+class NoSuchQueue(MailError):
+    """There is no such queue, and no function is marked @from_queue with its name."""
+
+
 class UnsafeHeader(MailError):
     """A header or address that we were asked to send holds a line break or NUL."""
 
@@ -116,3 +124,7 @@ class PortTaken(MailError):
 
 class DidNotStart(MailError):
     """A part ended before it was ready."""
+
+
+class RunsAlready(MailError):
+    """The mail server runs already."""

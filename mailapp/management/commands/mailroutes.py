@@ -1,0 +1,120 @@
+"""Show the routes, or what would take a mail, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+from mailapp.conf import mail_settings
+from mailapp.errors import MailError
+from mailapp.management import routes
+from mailapp.management.routes import Candidate, Explanation, Listed
+from mailapp.management.starting import check, database_away
+
+
+class Command(BaseCommand):
+    help = """
+    Show all routes in their order. With an address, show what would become of a mail to it: what
+    the receiver says, which functions run, and why the others do not. Nothing is run or stored.
+    Exit code 1: the mail would be refused, or nobody would take it.
+
+    Example: manage.py mailroutes
+             manage.py mailroutes guestbook@localhost --from you@example.com
+    """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("address", nargs="?", metavar="ADDRESS", help="where the mail goes")
+        parser.add_argument(
+            "--from",
+            dest="sender",
+            metavar="PERSON",
+            help="who writes it; '' or '<>' is the null sender; default: somebody new",
+        )
+        parser.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(
+        self, *args: Any, address: str | None, sender: str | None, json: bool, **options: Any
+    ) -> None:
+        if address is None and sender is not None:
+            raise CommandError("Say where the mail goes, too: mailroutes ADDRESS --from PERSON")
+        try:
+            check()
+            if address is None:
+                self._show_all(as_json=json)
+            else:
+                self._explain(address, _envelope(sender), as_json=json)
+        except MailError as error:
+            raise CommandError(str(error)) from error
+        except OperationalError as error:
+            raise database_away(error) from error
+
+    def _show_all(self, *, as_json: bool) -> None:
+        listed = list(routes.all_routes())
+        if as_json:
+            self.stdout.write(_json([asdict(each) for each in listed]))
+            return
+        self.stdout.write(f"(host) is {' or '.join(mail_settings().HOSTS)}\n\n")
+        self.stdout.write(_table(("ORDER", "HANDLER", "FUNCTION", "ROUTE", ""), map(_row, listed)))
+
+    def _explain(self, address: str, sender: str, *, as_json: bool) -> None:
+        explained = routes.explain(address, sender)
+        self.stdout.write(_json(asdict(explained)) if as_json else _text(explained))
+        if not explained.taken:
+            raise SystemExit(1)
+
+
+def _envelope(sender: str | None) -> str:
+    if sender is None:
+        return routes.STRANGER
+    return "" if sender == "<>" else sender
+
+
+def _row(listed: Listed) -> Sequence[str]:
+    remarks = [*([] if listed.enabled else ["off"]), *listed.marks, *_assigned(listed.captures)]
+    return (
+        str(listed.order),
+        listed.handler,
+        listed.function,
+        listed.route,
+        " ".join(remarks),
+    )
+
+
+def _text(explained: Explanation) -> str:
+    sender = explained.sender or "<>"
+    lines = [f"{explained.recipient} from {sender}", "", f"Receiver: {explained.reply}"]
+    if explained.candidates:
+        lines += ["", _table(_OF_CANDIDATES, map(_tried, explained.candidates))]
+    return "\n".join([*lines, "", explained.outcome])
+
+
+_OF_CANDIDATES = ("ORDER", "HANDLER", "FUNCTION", "RUNS", "")
+
+
+def _tried(each: Candidate) -> Sequence[str]:
+    captured = " ".join(_assigned(each.captures))
+    return (str(each.order), each.handler, each.function, each.why, captured)
+
+
+def _assigned(values: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows in columns as wide as they need."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
