@@ -72,7 +72,7 @@ class SavepointOnDemand:
         except BaseException:
             self._spoilt = True
             raise
-        self._savepoint = transaction.savepoint()
+        self._savepoint = connection.savepoint()
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         self._watch.close()
