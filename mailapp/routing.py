@@ -143,11 +143,11 @@ def for_people(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(function)
-    def only_of_people(message: Any, **captures: str) -> Any:
+    def only_of_people(message: Any, *values: str, **captures: str) -> Any:
         if message.is_automatic:
             message.note = "Dropped: a machine sent it"
             return None
-        return function(message, **captures)
+        return function(message, *values, **captures)
 
     return only_of_people
 

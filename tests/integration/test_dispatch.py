@@ -346,6 +346,25 @@ def test_mail_of_a_machine_ends_before_a_function_for_people(handle, say):
     assert Conversation.objects.get().data == {"heard": ["views"]}
 
 
+def test_function_for_people_is_called_by_another_state(handle, say):
+    @for_people
+    @route("news@(host)")
+    def START(message, host):
+        message.data["host"] = host
+        return READING
+
+    @route("news@(host)")
+    def READING(message, host):
+        return START(message, host)
+
+    handle(START, READING)
+
+    say("news@localhost")
+    [again] = say("news@localhost")
+
+    assert again.status == Status.DONE
+
+
 def test_null_sender_has_no_conversation(handle, say):
     @route("news@(host)")
     def START(message, host): ...
