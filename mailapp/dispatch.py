@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from mailapp import outbox, registry
 from mailapp.errors import NotAState, NotHandled
-from mailapp.models import Conversation, Delivery, Timer, Transition
+from mailapp.models import INCOMING, Conversation, Delivery, Timer, Transition
 from mailapp.models.insert import insert
 from mailapp.outbox import Collected
 from mailapp.request import ConversationRequest, MailRequest
@@ -152,7 +152,8 @@ def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Pl
             if match.state.name == conversation.state:
                 chosen.stateful, chosen.conversation = match, conversation
     if not chosen.matches:
-        raise NotHandled(f"{delivery.recipient} from {request.sender or '<>'}")
+        where = "" if delivery.queue_id == INCOMING else f", in queue {delivery.queue_id}"
+        raise NotHandled(f"{delivery.recipient} from {request.sender or '<>'}{where}")
     return chosen
 
 

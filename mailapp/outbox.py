@@ -8,8 +8,8 @@ from contextvars import ContextVar
 
 from mailapp import addresses, signing, wakeup
 from mailapp.addresses import fold
-from mailapp.errors import BadAddress
-from mailapp.models import OUTGOING, Answer, Delivery, Message, NewMail
+from mailapp.errors import BadAddress, NoSuchQueue
+from mailapp.models import OUTGOING, Answer, Delivery, Message, NewMail, Queue
 
 
 class Collected:
@@ -87,7 +87,10 @@ def _checked(address: str) -> str:
 
 
 def pass_on(delivery: Delivery, queue: str) -> None:
-    """Give the message of `delivery` a second delivery, in `queue`, for other workers."""
+    """Give the message of `delivery` a second delivery, in `queue`, for other workers.
+
+    Raise NoSuchQueue; within a handler, when what it caused is stored.
+    """
     again = Delivery(
         message_id=delivery.message_id,
         queue_id=queue,
@@ -111,8 +114,16 @@ def _store(mails: Sequence[NewMail], deliveries: Sequence[Delivery]) -> None:
         keys = Message.objects.store(mails)
         _hold_answers_beyond_limits(dict(zip(keys, mails, strict=True)))
     if deliveries:
-        Delivery.objects.bulk_create(deliveries)
-    for queue in {each.queue_id for each in deliveries}:
+        _pass_on(deliveries)
+
+
+def _pass_on(deliveries: Sequence[Delivery]) -> None:
+    names = {each.queue_id for each in deliveries}
+    unknown = names - set(Queue.objects.filter(name__in=names).values_list("name", flat=True))
+    if unknown:
+        raise NoSuchQueue(", ".join(sorted(unknown)))
+    Delivery.objects.bulk_create(deliveries)
+    for queue in names:
         wakeup.notify(queue)
 
 

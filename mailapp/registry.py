@@ -8,14 +8,14 @@ import importlib
 import pkgutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from types import ModuleType
 
 from django.apps import apps
 from django.db import transaction
 
-from mailapp.conf import mail_settings
+from mailapp.conf import MailSettings, mail_settings
 from mailapp.models import INCOMING, OUTGOING, UNDELIVERABLE, Handler, Queue
 from mailapp.routing import HandlerModule, Router, read_module
 
@@ -56,6 +56,10 @@ def sync() -> None:
             Queue.objects.get_or_create(
                 name=name, defaults={"purpose": purpose, "description": description}
             )
+        for name in _queues_of(found.values()) - _QUEUES.keys():
+            Queue.objects.get_or_create(
+                name=name, defaults={"description": "Mail that handlers have put here for later."}
+            )
         Handler.objects.bulk_create(
             [
                 Handler(
@@ -72,61 +76,86 @@ def sync() -> None:
         Handler.objects.exclude(module__in=found).filter(found=True).update(found=False)
 
 
+def _queues_of(handlers: Iterable[HandlerModule]) -> set[str]:
+    """The queues whose mail some function takes."""
+    return {
+        queue for handler in handlers for state in handler.states.values() for queue in state.queues
+    }
+
+
 class _Registry:
-    """The router of this process, built again when rows or settings have changed."""
+    """The routers of this process, one a queue, built again when rows or settings have changed."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.key: object = None
+        self.rows: list[tuple[int, str, bool]] = []
+        self.settings: MailSettings | None = None
         self.checked = 0.0
-        self.router: Router | None = None
+        self.routers: dict[str, Router] = {}
         self.instead: tuple[ModuleType, ...] = ()
+        self.only: frozenset[str] = frozenset()
 
     def use(self, modules: tuple[ModuleType, ...]) -> None:
         with self.lock:
-            self.instead, self.router = modules, None
+            self.instead, self.routers = modules, {}
 
-    def current(self, max_age: float) -> Router:
+    def limit(self, modules: frozenset[str]) -> None:
         with self.lock:
-            router = self.router
-            if router is None or time.monotonic() - self.checked >= max_age:
-                router = self.router = self._fresh(router)
-                self.checked = time.monotonic()
-            return router
+            self.only, self.routers = modules, {}
 
-    def _fresh(self, router: Router | None) -> Router:
+    def current(self, queue: str, max_age: float) -> Router:
+        with self.lock:
+            if not self.routers or time.monotonic() - self.checked >= max_age:
+                self._look()
+                self.checked = time.monotonic()
+            if queue not in self.routers:
+                self.routers[queue] = self._build(queue)
+            return self.routers[queue]
+
+    def _look(self) -> None:
         rows = list(
             Handler.objects.order_by("order", "module").values_list("id", "module", "enabled")
         )
         settings = mail_settings()
-        key = (rows, settings)
-        if router is None or key != self.key:
-            router = _build(rows, settings.HOSTS, settings.ROUTER_DEFAULTS)
-            self.key = key
-        return router
+        if (rows, settings) != (self.rows, self.settings):
+            self.rows, self.settings, self.routers = rows, settings, {}
 
-
-def _build(rows: list[tuple[int, str, bool]], hosts: list[str], defaults: dict[str, str]) -> Router:
-    found = handler_modules()
-    ordered = [
-        (dataclasses.replace(found[module], row=row), enabled)
-        for row, module, enabled in rows
-        if module in found
-    ]
-    return Router(
-        [handler for handler, enabled in ordered if enabled],
-        hosts=hosts,
-        defaults=defaults,
-        disabled=[handler for handler, enabled in ordered if not enabled],
-    )
+    def _build(self, queue: str) -> Router:
+        settings, found = mail_settings(), handler_modules()
+        handlers = {
+            dataclasses.replace(found[module], row=row): enabled
+            and (not self.only or module in self.only)
+            for row, module, enabled in self.rows
+            if module in found
+        }
+        return Router(
+            [handler for handler, is_on in handlers.items() if is_on],
+            hosts=settings.HOSTS,
+            defaults=settings.ROUTER_DEFAULTS,
+            disabled=[handler for handler, is_on in handlers.items() if not is_on],
+            queues=[queue, INCOMING] if self.only else [queue],
+        )
 
 
 _registry = _Registry()
 
 
-def current_router(max_age: float = 1.0) -> Router:
-    """The router of the enabled handlers; changes in the admin show within `max_age` seconds."""
-    return _registry.current(max_age)
+def current_router(max_age: float = 1.0, queue: str = INCOMING) -> Router:
+    """The router of the enabled handlers, by default for mail that came in.
+
+    Changes in the admin show within `max_age` seconds.
+    """
+    return _registry.current(queue, max_age)
+
+
+@contextlib.contextmanager
+def limited_to(modules: Collection[str]) -> Iterator[None]:
+    """Have no other handler modules take mail in this process, within the block; of any queue."""
+    _registry.limit(frozenset(modules))
+    try:
+        yield
+    finally:
+        _registry.limit(frozenset())
 
 
 @contextlib.contextmanager

@@ -266,7 +266,10 @@ class MailRequest:
         return "Received", f"{source}by {mail_settings().hostname}{protocol} id {mail.pk}; {when}"
 
     def to_queue(self, name: str) -> None:
-        """Put this mail into another queue too, for other workers, with the handler's state."""
+        """Put this mail into another queue too, for other workers, with the handler's state.
+
+        Functions marked with `@from_queue(name)` take it there. Raise NoSuchQueue.
+        """
         outbox.pass_on(self.delivery, name)
 
 

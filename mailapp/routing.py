@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, lru_cache, wraps
@@ -22,6 +22,8 @@ from mailapp.addresses import fold, split
 from mailapp.errors import BadRoute, NotAState, TimerGone
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+INCOMING = "incoming"  #: the queue of the mail that came in
 
 START = "START"  #: the state of a person who is new
 ERROR = "ERROR"  #: the state that a conversation falls into when its mail failed for good
@@ -44,6 +46,7 @@ class _Marks:
     bounces: bool = False
     atomic: bool = True
     in_order: bool = False
+    queues: list[str] = field(default_factory=list)
     timers: list[tuple[Callable[..., Any], timedelta]] = field(default_factory=list)
 
 
@@ -136,6 +139,19 @@ def in_order(function: Function) -> Function:
     return function
 
 
+def from_queue(name: str) -> Callable[[Function], Function]:
+    """Let a function take mail of this queue, instead of the mail that comes in.
+
+    `message.to_queue(name)` puts mail there. It opens no address. May be stacked.
+    """
+
+    def mark(function: Function) -> Function:
+        _marks(function).queues.insert(0, name)
+        return function
+
+    return mark
+
+
 def for_people(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let the mail of machines (RFC 3834) end before it reaches this function.
 
@@ -179,6 +195,7 @@ class State:
     bounces: bool
     atomic: bool
     in_order: bool
+    queues: tuple[str, ...] = (INCOMING,)
 
     @property
     def name(self) -> str:
@@ -282,6 +299,10 @@ def _is_defined_in(module: ModuleType, function: FunctionType) -> bool:
     return False
 
 
+_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_OF_OTHERS = ("outgoing", "undeliverable")
+
+
 def _state(function: FunctionType, marks: _Marks) -> State:
     state = State(
         function.__module__,
@@ -291,6 +312,7 @@ def _state(function: FunctionType, marks: _Marks) -> State:
         marks.bounces,
         marks.atomic,
         marks.in_order,
+        tuple(marks.queues) or (INCOMING,),
     )
     if not state.routes:
         raise BadRoute(f"{state} has no @route")
@@ -298,6 +320,9 @@ def _state(function: FunctionType, marks: _Marks) -> State:
         raise BadRoute(f"{state} is stateless, so there is no conversation whose order it may keep")
     if inspect.iscoroutinefunction(function):
         raise BadRoute(f"{state} is async; a state function is a plain one")
+    for queue in state.queues:
+        if not _QUEUE.fullmatch(queue) or queue in _OF_OTHERS:
+            raise BadRoute(f"{state}: handlers cannot work a queue named {queue!r}")
     return state
 
 
@@ -327,7 +352,7 @@ def _check_timer(timer: TimerFunction, marks: _Marks, states: Mapping[str, State
         raise ValueError("a person is in START before the first mail; take a state after it")
     if timer.delay <= timedelta(0):
         raise ValueError("it takes a time, as in days=3")
-    if marks.routes or marks.stateless:
+    if marks.routes or marks.stateless or marks.queues:
         raise ValueError("a function takes mail or a conversation, not both")
     if inspect.iscoroutinefunction(timer.function):
         raise ValueError("it is async; the function of a timer is a plain one")
@@ -348,7 +373,7 @@ class Match:
 
 
 class Router:
-    """The routes of the enabled handlers, in their order."""
+    """The routes of the enabled handlers, in their order, for the mail of one queue."""
 
     def __init__(
         self,
@@ -357,8 +382,13 @@ class Router:
         hosts: Sequence[str],
         defaults: Mapping[str, str] | None = None,
         disabled: Sequence[HandlerModule] = (),
+        queues: Collection[str] = (INCOMING,),
     ) -> None:
-        """Raise BadRoute, naming function and pattern, for a route that cannot be used."""
+        """Route to the functions that take mail of one of `queues`.
+
+        Raise BadRoute, naming function and pattern, for a route that cannot be used, by whatever
+        queue.
+        """
         self.handlers = tuple(handlers)
         self.hosts = frozenset(hosts)
         known = {"host": "|".join(re.escape(host) for host in hosts), **(defaults or {})}
@@ -368,7 +398,11 @@ class Router:
             for state in handler.states.values()
             for route in state.routes
         ]
-        self._patterns = [pattern for pattern in patterns if pattern[0] not in disabled]
+        self._patterns = [
+            (handler, state, pattern)
+            for handler, state, pattern in patterns
+            if handler not in disabled and not set(queues).isdisjoint(state.queues)
+        ]
         self._known = {handler.name: handler for handler in (*handlers, *disabled)}
         self.matches = lru_cache(maxsize=4096)(self._matches)
 
@@ -438,7 +472,7 @@ def compile_route(
             raise ValueError(f"it does not use the captures {sorted(unused)}")
         captures = dict.fromkeys(pattern.groupindex)
         inspect.signature(state.function).bind(None, **captures)
-        if accepts and not state.bounces:
+        if accepts and not state.bounces and INCOMING in state.queues:
             inspect.signature(accepts).bind(**captures)
     except (ValueError, TypeError) as error:
         raise BadRoute(f"{state}, @route({route.pattern!r}): {error}") from error

@@ -109,7 +109,8 @@ def drain(queue: str, life: Life) -> int:
         if batch:
             life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
             with containment.timed():
-                worked += work(batch, registry.current_router(max_age=0), life.stopping)
+                router = registry.current_router(max_age=0, queue=queue)
+                worked += work(batch, router, life.stopping)
             if len(batch) < limit:
                 life.stopping.wait(_GATHER)
             if monotonic() < look_at:

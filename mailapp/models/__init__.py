@@ -1,5 +1,7 @@
 """The tables: they are the queue, the state store and the history."""
 
+from mailapp.routing import INCOMING
+
 from .answer import Answer
 from .conversation import Conversation, Transition
 from .delivery import Attempt, Delivery
@@ -8,7 +10,7 @@ from .handler import Handler
 from .message import Message, NewMail, RawMessage
 from .place import Place
 from .process import Process
-from .queue import INCOMING, OUTGOING, UNDELIVERABLE, Queue
+from .queue import OUTGOING, UNDELIVERABLE, Queue
 from .suppression import Suppression
 from .timer import Timer
 from .unheard import Unheard

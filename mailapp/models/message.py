@@ -15,9 +15,9 @@ from django.utils import timezone
 from mailapp import mime, wakeup
 from mailapp.addresses import fold
 from mailapp.conf import mail_settings
+from mailapp.routing import INCOMING
 
 from .insert import binding_cursor, columns, insert
-from .queue import INCOMING
 
 
 class NewMail(NamedTuple):

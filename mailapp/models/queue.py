@@ -12,7 +12,6 @@ from django.utils import timezone
 
 from mailapp.conf import mail_settings
 
-INCOMING = "incoming"
 OUTGOING = "outgoing"
 UNDELIVERABLE = "undeliverable"
 

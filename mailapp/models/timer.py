@@ -9,11 +9,13 @@ from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
+from mailapp.routing import INCOMING
+
 from .conversation import Conversation
 from .delivery import Delivery, Status
 from .handler import Handler
 from .process import Process
-from .queue import INCOMING, Queue
+from .queue import Queue
 
 _TO_BE_WORKED = [Status.QUEUED, Status.CLAIMED, Status.DEFERRED]
 

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from mailapp import registry
 from mailapp.errors import BadRoute
 from mailapp.models import Handler, Queue
-from mailapp.routing import route
+from mailapp.routing import from_queue, route
 
 pytestmark = pytest.mark.django_db
 
@@ -23,9 +23,9 @@ def state():
     return START
 
 
-def taker() -> str:
+def taker(queue: str = "incoming") -> str:
     """Name the module that takes news@localhost."""
-    [match, *_] = registry.current_router(max_age=0).matches("news@localhost")
+    [match, *_] = registry.current_router(max_age=0, queue=queue).matches("news@localhost")
     return match.handler.name
 
 
@@ -104,6 +104,33 @@ def test_router_is_the_same_while_nothing_changes(handle, django_assert_num_quer
         assert registry.current_router(max_age=0) is router
     with django_assert_num_queries(0):
         assert registry.current_router(max_age=3600) is router
+
+
+def test_queues_have_a_router_each_and_a_row(handle):
+    @from_queue("index")
+    @route("news@(host)")
+    def INDEX(message, host): ...
+
+    handle(first=[state()], second=[INDEX])
+
+    assert Queue.objects.get(name="index").purpose == Queue.Purpose.HANDLERS
+    assert taker() == "first"
+    assert taker("index") == "second"
+
+
+def test_process_may_be_limited_to_some_handlers_for_mail_of_any_queue(handle):
+    @from_queue("index")
+    @route("news@(host)")
+    def INDEX(message, host): ...
+
+    handle(first=[state()], second=[state()], third=[INDEX])
+
+    with registry.limited_to({"second"}):
+        assert taker() == taker("of-its-own") == "second"
+    with registry.limited_to({"third"}):
+        assert taker("index") == "third"
+        assert not registry.current_router(max_age=0).accepts("news@localhost")
+    assert taker() == "first"
 
 
 def test_router_follows_the_settings(handle, settings):

@@ -19,6 +19,7 @@ from mailapp.routing import (
     accepts,
     after,
     bounces,
+    from_queue,
     in_order,
     non_atomic,
     read_module,
@@ -315,6 +316,54 @@ def test_function_for_bounces_opens_no_address(router):
 
     assert not news.accepts("news@example.com")
     assert len(news.matches("news@example.com")) == 1
+
+
+def test_function_takes_the_mail_of_its_queue_and_no_other(router):
+    @route("news@(host)")
+    def START(message, host): ...
+
+    @from_queue("index")
+    @from_queue("incoming")
+    @route_like(START)
+    def BOTH(message, host): ...
+
+    @from_queue("index")
+    @stateless
+    @route_like(START)
+    def INDEX(message, host): ...
+
+    def names(*queues: str) -> list[str]:
+        matches = router(START, BOTH, INDEX, queues=queues).matches("news@example.com")
+        return [match.state.name for match in matches]
+
+    assert names("incoming") == ["START", "BOTH"]
+    assert names("index") == ["BOTH", "INDEX"]
+    assert names("another") == []
+
+
+def test_function_of_another_queue_opens_no_address_and_needs_no_captures_of_accepts(handler):
+    @route("news@(host)")
+    def START(message, host): ...
+
+    @accepts
+    def exists(host: str) -> bool:
+        return True
+
+    @from_queue("index")
+    @route("(anything)@(host)", anything=".+")
+    def INDEX(message, anything, host): ...
+
+    news = Router([handler("news", START, INDEX, exists)], hosts=HOSTS)
+
+    assert news.accepts("news@example.com")
+    assert not news.accepts("other@example.com")
+    assert news.state(INDEX)[1].name == "INDEX"
+
+
+@pytest.mark.parametrize("name", ["outgoing", "undeliverable", "", "two words", "q" * 49])
+def test_queue_that_handlers_cannot_work_is_refused(handler, name):
+    with pytest.raises(BadRoute, match=r"news\.START: handlers cannot work a queue named"):
+        handler("news", from_queue(name)(routed("news@(host)")))
 
 
 # Modules
