@@ -126,10 +126,11 @@ class Project:
 
     def __init__(self, folder: Path, database_url: str, environment: dict[str, str]) -> None:
         self.folder, self.database_url, self.given = folder, database_url, environment
-        self.receiver, self.catcher, self.web = (f"{HOST}:{port}" for port in _free_ports(3))
+        self.receiver, self.catcher, self.web = (f"{HOST}:{port}" for port in free_ports(3))
         self.environment = {
             "DATABASE_URL": database_url,
             "RUN_DIR": str(folder),
+            "LOG_DIR": str(folder / "logs"),
             "MAIL_RECEIVER": self.receiver,
             "MAIL_RELAY": self.catcher,
             "MAIL_CATCHER": self.catcher,
@@ -232,7 +233,7 @@ def _manage(
     )
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Choose ports below those that the system lends to clients, so that no client takes them."""
     found: list[int] = []
     while len(found) < count:
