@@ -21,6 +21,7 @@ _missing = pytest.StashKey[str]()
 # What the settings read, with every MAIL_*.
 _OURS = {
     *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY"),
+    *("LOG_DIR", "LOG_FILES", "LOG_FORMAT", "LOG_LEVEL"),
     *("SECURE_HSTS_SECONDS", "SECURE_SSL_REDIRECT", "WEB"),
 }
 # What the tests read, and no settings.
@@ -104,6 +105,8 @@ def _set_environment(run_dir: str, url: str) -> None:
         if name in _OURS or (name.startswith("MAIL_") and name not in _FOR_TESTS):
             del os.environ[name]
     os.environ.update({"DATABASE_URL": url, "RUN_DIR": run_dir})
+    # Else each of the hundreds of programs that are started compiles all of ours anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-DEADLINE = 30.0  #: seconds; generous, since it is only spent when something is broken
+DEADLINE = 60.0  #: seconds; generous, since it is only spent when something is broken
 
 
 def wait_until(condition: Callable[[], Value], seconds: float = DEADLINE) -> Value:
