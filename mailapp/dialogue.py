@@ -307,8 +307,8 @@ class Wire:
         self.transcript.note(f"{encrypted.version()} {cipher[0]}, certificate {trust}")
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", "") or str(error) or type(error).__name__
 
 
 def _tls_context(verify: bool) -> ssl.SSLContext:
@@ -347,7 +347,7 @@ def _connected(plan: Plan, transcript: Transcript) -> Iterator[Wire]:
     transcript.note(f"Trying {plan.server}")
     try:
         connection = _connect(plan.server, plan.timeout)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: this is no host's name
         raise DialogueFailed(
             Exit.CONNECT, f"Cannot connect to {plan.server}: {_reason(error)}"
         ) from error

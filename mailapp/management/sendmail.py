@@ -28,7 +28,7 @@ from mailapp.errors import BadAddress
 from .submission import Submission, addresses_in, envelope_address, without_dot
 
 # Those of other sendmails. What concerns their queues, files and logs alone changes nothing here.
-_SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:R:r:tUvX:"
+_SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:R:r:tUV:vX:"
 _LONG = ["host=", "port=", "settings=", "pythonpath="]
 
 _SMTP_PORT = 25
@@ -193,7 +193,7 @@ def write_letter(order: Order, source: BinaryIO) -> Letter:
     if order.read_header:
         submission.without_blind()
     defaults = {
-        "From": formataddr((_full_name(order), sender or login)),
+        "From": _author(_full_name(order), sender or login),
         "Date": formatdate(localtime=True),
         "Message-ID": mime.new_message_id(hostname),
     }
@@ -216,8 +216,10 @@ def _read(source: BinaryIO, *, dot_ends: bool) -> bytes:
 def _sender(text: str, hostname: str) -> str:
     if text in {"", "<>"}:
         return ""
-    [address] = addresses_in(text) if "<" in text else [text]
-    return envelope_address(address, hostname)
+    addresses = _named(text)
+    if len(addresses) > 1:
+        raise BadAddress(mime.visible(text))
+    return envelope_address(addresses[0], hostname)
 
 
 def _recipients(order: Order, submission: Submission, hostname: str) -> list[str]:
@@ -230,8 +232,13 @@ def _recipients(order: Order, submission: Submission, hostname: str) -> list[str
 
 
 def _named(word: str) -> list[str]:
-    """Return the addresses of an argument: nearly always one, but a list will do."""
-    return addresses_in(word) if re.search("[<, ]", word) else [word]
+    """Return the addresses of an argument: nearly always one, but a list as To has it will do."""
+    return addresses_in(word) if word.isprintable() and re.search("[<,]", word) else [word]
+
+
+def _author(name: str, address: str) -> str:
+    """Return a mailbox, its name in words of RFC 2047; UTF-8 goes with no other encoding."""
+    return formataddr((name, address)) if address.isascii() else address
 
 
 def _login() -> str:
@@ -284,8 +291,9 @@ def _code(failure: DialogueFailed) -> int:
     In doubt that is to try again.
     """
     cause = failure.__cause__
-    if isinstance(cause, socket.gaierror):
-        return os.EX_TEMPFAIL if cause.errno == socket.EAI_AGAIN else os.EX_NOHOST
+    if isinstance(cause, socket.gaierror | UnicodeError):
+        busy = getattr(cause, "errno", 0) == socket.EAI_AGAIN
+        return os.EX_TEMPFAIL if busy else os.EX_NOHOST
     replies = failure.recipients.values() or [failure.reason]
     refusals = [reply for reply in replies if reply.startswith("5")]
     if not refusals or not isinstance(failure, Refused):

@@ -46,10 +46,14 @@ class Submission:
     def completed(self, defaults: Mapping[str, str]) -> bytes:
         """Return the message, with those of these fields on top that it does not have."""
         names = {name for name, _, _ in self._fields}
-        missing = [(name, text) for name, text in defaults.items() if name.lower() not in names]
-        blank = b"" if self._rest.startswith(b"\r\n") else b"\r\n"
+        missing = [
+            f"{name}: {text}\r\n".encode()
+            for name, text in defaults.items()
+            if name.lower() not in names
+        ]
         written = [raw for _, _, raw in self._fields]
-        return mime.with_fields(missing, b"".join([*written, blank, self._rest]))
+        blank = b"" if self._rest.startswith(b"\r\n") else b"\r\n"
+        return b"".join([*missing, *written, blank, self._rest])
 
 
 def without_dot(lines: Iterator[bytes]) -> Iterator[bytes]:
