@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mailapp.management.commands import startmail
+from mailapp.management.commands import mailversion, startmail
 
-COMMANDS = {"startmail": startmail.Command}
+COMMANDS = {"startmail": startmail.Command, "mailversion": mailversion.Command}
 PROGRAM = "python -m mailapp"
 
 

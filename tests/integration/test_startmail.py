@@ -126,8 +126,8 @@ def test_name_of_another_module_is_refused(here: Path, name: str):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "COMMAND, one of: startmail"),
-        (["sendtest"], "COMMAND, one of: startmail"),
+        ([], "COMMAND, one of: mailversion, startmail"),
+        (["sendtest"], "COMMAND, one of: mailversion, startmail"),
         (["startmail"], "Give the project a name"),
         (["startmail", "my-mail"], "CommandError: 'my-mail' cannot name"),
     ],

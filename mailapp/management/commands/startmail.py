@@ -39,7 +39,9 @@ class Command(TemplateCommand):
             "directory", metavar="DIR", nargs="?", help="new, or empty; default: NAME"
         )
 
-    def handle(self, *, name: str, directory: str | None, **options: Any) -> None:
+    def handle(  # type: ignore[override]  # as startproject does
+        self, *, name: str, directory: str | None, **options: Any
+    ) -> None:
         self.validate_name(name)
         folder = _made(Path(directory or name).expanduser())
         super().handle(
