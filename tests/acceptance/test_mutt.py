@@ -88,6 +88,7 @@ def mutt(project: Project, folder: Path) -> Iterator[Terminal]:
 
 
 @needs_mutt
+@pytest.mark.any_database
 def test_what_mutt_answers_is_the_next_transition(project: Callable[..., Project], tmp_path: Path):
     from mailapp.models import Message, Transition
 
