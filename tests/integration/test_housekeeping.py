@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,19 @@ def try_at(delivery: Delivery, days: float, process: Process | None = None) -> A
     )
 
 
+class Rests(threading.Event):
+    """Notes how long each rest would be, and takes none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.seconds.append(timeout)
+        return self.is_set()
+
+
 # Mail
 
 
@@ -148,7 +163,7 @@ def test_message_goes_with_all_its_deliveries_however_many_they_are(aged):
     aged(100, *["done", "failed"] * 130)
     kept = aged(100, *["done"] * 130, "queued")
 
-    removed = housekeeping.clean()
+    removed = housekeeping.clean(stopping=Rests())
 
     assert removed["deliveries"] == 260
     assert list(Message.objects.all()) == [kept]
@@ -196,7 +211,8 @@ def test_two_at_once_remove_each_once_and_leave_no_message_without_deliveries(ag
         aged(100, "done", "failed", "done")
     aged(100, *["done", "failed"] * 110)
 
-    counts = together(housekeeping.clean, housekeeping.clean)
+    restless = partial(housekeeping.clean, stopping=Rests())
+    counts = together(restless, restless)
     rest = housekeeping.clean()
 
     assert sum(count["deliveries"] for count in [*counts, rest]) == 370
@@ -225,6 +241,18 @@ def test_cleaning_ends_early_when_it_is_asked_to(aged):
     removed = housekeeping.clean(stopping=stopping)
 
     assert removed == NOTHING | {"deliveries": housekeeping._STEP}
+
+
+def test_each_step_is_followed_by_a_rest_three_times_as_long(aged, monkeypatch):
+    aged(100, "done")
+    two_seconds_later = count(step=2.0)
+    monkeypatch.setattr(housekeeping, "monotonic", lambda: next(two_seconds_later))
+    rests = Rests()
+
+    housekeeping.clean(stopping=rests)
+
+    assert rests.seconds
+    assert set(rests.seconds) == {6.0}
 
 
 # Files
