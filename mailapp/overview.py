@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from django.db import models
 from django.db.models import Case, OuterRef, QuerySet, Subquery, When
 from django.utils import timezone
 
+from mailapp.ages import distance
 from mailapp.conf import mail_settings
+from mailapp.counting import CAP, CappedCount, capped
 from mailapp.models import Delivery, Process, Queue, Timer
 from mailapp.models.delivery import Status
-
-from .counting import CAP, CappedCount, capped
-from .display import distance, list_url, page_url
 
 LATE = 60  #: seconds that due mail may wait before the operator is told
 _FORGOTTEN = timedelta(days=1)  # a process that has been silent for longer is history
@@ -49,10 +49,11 @@ def _count_by_queue(names: list[str], status: Status) -> Case:
 
 
 class Problem(NamedTuple):
-    """A sentence for the operator, and the page that shows more."""
+    """A sentence for the operator, and the row, or the rows of a model, that it is about."""
 
     text: str
-    url: str
+    about: models.Model | type[models.Model]
+    narrowed: Mapping[str, str] = {}  #: which rows of the model
 
 
 @dataclass(frozen=True)
@@ -78,31 +79,32 @@ class Overview:
         """What an operator should look at."""
         alive = [process for process in self.processes if process.is_alive]
         if not any(process.kind == Process.Kind.RECEIVER for process in alive):
-            yield Problem("No receiver is alive: no mail is taken in.", list_url(Process))
+            yield Problem("No receiver is alive: no mail is taken in.", Process)
         for queue in self.queues:
             yield from _problems_of(queue, alive)
         if self.held_timers:
-            held = list_url(Timer, standing="held")
-            yield Problem(f"Timers that failed at every try: {capped(self.held_timers)}.", held)
+            text = f"Timers that failed at every try: {capped(self.held_timers)}."
+            yield Problem(text, Timer, {"standing": "held"})
         for process in self.processes:
             if not process.is_alive:
                 last = distance(process.heartbeat_at)
-                yield Problem(f"The {process} was last heard {last}.", page_url(process))
+                yield Problem(f"The {process} was last heard {last}.", process)
 
 
 def _problems_of(queue: Any, alive: list[Process]) -> Iterator[Problem]:
     kind = _worked_by(queue)
     if queue.paused:
-        yield Problem(f"The queue {queue} is paused.", page_url(queue))
+        yield Problem(f"The queue {queue} is paused.", queue)
     if kind and not any(each.kind == kind and each.queue in {queue.name, ""} for each in alive):
-        yield Problem(f"No {kind} is alive for the queue {queue}.", list_url(Process))
+        yield Problem(f"No {kind} is alive for the queue {queue}.", Process)
     if queue.oldest_due and (timezone.now() - queue.oldest_due).total_seconds() > LATE:
         due = distance(queue.oldest_due)
-        yield Problem(f"Mail in the queue {queue} was due {due}.", page_url(queue))
+        yield Problem(f"Mail in the queue {queue} was due {due}.", queue)
     if queue.held:
         yield Problem(
             f"Held in the queue {queue}: {capped(queue.held)}.",
-            list_url(Delivery, queue=queue.name, status=Status.HELD),
+            Delivery,
+            {"queue": queue.name, "status": Status.HELD},
         )
 
 

@@ -1,0 +1,43 @@
+"""End the mail server in good order."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from mailapp.management import background
+from mailapp.pidfile import PidFile
+
+
+class Command(BaseCommand):
+    help = """
+    End what runmail has started on this machine, with no message half done, and return when
+    all of it has ended. Where nothing runs, say so.
+
+    Example: manage.py stopmail
+             manage.py stopmail --all run
+    """
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--all", metavar="FOLDER", help="end what each pid file in this folder stands for"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for pid_file in _pid_files(options["all"]):
+            try:
+                self.stdout.write(background.stop(pid_file))
+            except PermissionError as error:
+                raise CommandError(f"{pid_file.path} is another user's.") from error
+
+
+def _pid_files(folder: str | None) -> list[PidFile]:
+    if folder is None:
+        return [PidFile.of_runmail()]
+    if not Path(folder).is_dir():
+        raise CommandError(f"There is no folder {folder}.")
+    return [PidFile(path) for path in sorted(Path(folder).glob("*.pid"))]

@@ -1,0 +1,124 @@
+"""Who runs in a folder: a file with the id of a process, which locks it as long as it lives.
+
+The lock is the truth. What an unlocked file says is about a process that is gone, and whose id
+another one may have by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from mailapp import filelock
+from mailapp.conf import mail_settings
+from mailapp.errors import RunsAlready
+
+
+class PidFile:
+    """A pid file, and beside it the file that the children of that process lock, too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._children = path.with_suffix(".children")
+
+    @classmethod
+    def of_runmail(cls) -> PidFile:
+        """The one of `runmail` on this machine."""
+        return cls(Path(mail_settings().RUN_DIR) / "runmail.pid")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """Hold the file within the body; yield the descriptor that each child has to inherit.
+
+        Children may outlive a process that was killed, to finish what they have in hand, and have
+        its ports until then: wait for them. Raise RunsAlready.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._take() as file, self._children.open("ab") as children:
+            try:
+                if not filelock.is_free_within(children, patience()):
+                    raise RunsAlready("what a killed runmail had started does not end")
+                yield children.fileno()
+            finally:
+                self._give_up(file)
+
+    def pid(self) -> int | None:
+        """The process that holds the file; None when none does, whatever the file says."""
+        with self._alone():
+            return self._holder()
+
+    def send(self, number: signal.Signals) -> int | None:
+        """Signal the process that holds the file and return its id; None when none does."""
+        with self._alone():
+            if pid := self._holder():
+                os.kill(pid, number)  # it lived a moment ago, and ids are long in coming again
+            return pid
+
+    def left_by(self) -> int | None:
+        """The process that is gone and could not remove the file; None when none left it so."""
+        with self._alone():
+            return None if self._holder() else self._read()
+
+    def is_over(self, pid: int | None) -> bool:
+        """Say whether a process that held the file has ended with its children.
+
+        None stands for one that was killed, whose children may end yet.
+        """
+        with self._alone():
+            if holder := self._holder():
+                return holder != pid
+            return _is_free(self._children)
+
+    def _take(self) -> IO[bytes]:
+        with self._alone():
+            file = self.path.open("a+b")
+            if not filelock.is_free(file):
+                file.close()
+                raise RunsAlready(
+                    f"process {self._read()} holds {self.path}; manage.py stopmail ends it"
+                )
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
+            file.flush()
+            return file
+
+    def _give_up(self, file: IO[bytes]) -> None:
+        with self._alone():
+            self.path.unlink(missing_ok=True)
+            file.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process look at the file or take it, lest it reads who held it before."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            filelock.hold(folder)
+            yield
+        finally:
+            os.close(folder)
+
+    def _holder(self) -> int | None:
+        return None if _is_free(self.path) else self._read()
+
+    def _read(self) -> int | None:
+        try:
+            return int(self.path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return filelock.is_free(file)
+    except FileNotFoundError:
+        return True
+
+
+def patience() -> float:
+    """Seconds in which everything ends that was asked to: the catcher after all the rest."""
+    return 2 * mail_settings().DRAIN_SECONDS + 1
