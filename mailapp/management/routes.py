@@ -71,6 +71,8 @@ def _marks(state: State) -> Iterator[str]:
         yield "in_order"
     if not state.atomic:
         yield "non_atomic"
+    if state.queues != (INCOMING,):
+        yield from (f"from_queue={queue}" for queue in state.queues)
 
 
 @dataclass(frozen=True)

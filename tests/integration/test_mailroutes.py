@@ -13,6 +13,7 @@ from mailapp.models import Delivery, Handler
 from mailapp.routing import (
     accepts,
     bounces,
+    from_queue,
     in_order,
     non_atomic,
     route,
@@ -89,6 +90,19 @@ def test_table_has_each_route_in_order_and_what_the_decorators_say(handle):
         ],
         ["0", "later", "BOUNCED", "(name)@(host)", "off", "bounces", "name=.+"],
     ]
+
+
+def test_function_of_another_queue_is_listed_and_takes_no_mail_that_comes_in(handle):
+    @from_queue("index")
+    @stateless
+    @route("news@(host)")
+    def INDEX(message, host):
+        return None
+
+    handle(START, INDEX)
+
+    assert "stateless from_queue=index\n" in mailroutes()
+    assert list(why(mailroutes("news@localhost"))) == ["START"]
 
 
 def test_table_for_programs(handle):

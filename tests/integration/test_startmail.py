@@ -56,6 +56,13 @@ def test_code_is_as_ruff_wants_it(here: Path):
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
+def test_mutt_is_set_up_as_in_this_project(here: Path):
+    startmail("mymail")
+
+    ours = Path(mailapp.__file__).parents[1] / "muttrc"
+    assert (here / "mymail/muttrc").read_text() == ours.read_text()
+
+
 def test_each_project_has_a_key_of_its_own(here: Path):
     startmail("one")
     startmail("two")

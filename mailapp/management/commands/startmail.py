@@ -32,6 +32,7 @@ class Command(TemplateCommand):
              python -m mailapp startmail mymail ~/mail   (where there is no project yet)
     """
     missing_args_message = "Give the project a name, as in: startmail mymail"
+    rewrite_template_suffixes = ((".py-tpl", ".py"), (".toml-tpl", ".toml"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="NAME", help="of the project, as of a Python package")
