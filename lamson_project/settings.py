@@ -15,6 +15,7 @@ from mailapp.conf import SQLITE_OPTIONS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 RUN_DIR = Path(os.environ.get("RUN_DIR") or BASE_DIR / "run").absolute()
+LOG_DIR = Path(os.environ.get("LOG_DIR") or BASE_DIR / "logs").absolute()
 
 
 def _flag(name: str, default: str) -> bool:
@@ -126,6 +127,7 @@ MAIL = {
     "WEB": os.environ.get("WEB", "127.0.0.1:8000" if DEBUG else ""),
     "UNSUBSCRIBE_URL": os.environ.get("UNSUBSCRIBE_URL", ""),
     "RUN_DIR": str(RUN_DIR),
+    "LOG_DIR": str(LOG_DIR),
 }
 if django.VERSION >= (6, 1):
     MAILERS = {"default": {"BACKEND": "mailapp.backends.OutboxBackend"}}

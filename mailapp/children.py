@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import IO, NamedTuple
 
 
 class Running(NamedTuple):
@@ -16,16 +17,29 @@ class Running(NamedTuple):
     line: socket.socket
 
     @classmethod
-    def start(cls, *arguments: str) -> Running:
-        """Run `python ARGUMENTS FD` for this project; FD is the child's end of the socket."""
+    def start(
+        cls,
+        *arguments: str,
+        keep: Sequence[int] = (),
+        output: IO[bytes] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Run `python ARGUMENTS FD` for this project; FD is the child's end of the socket.
+
+        It inherits the descriptors to `keep`, and what `environment` adds to our own. With an
+        `output` it writes there and reads nothing.
+        """
         ours, theirs = socket.socketpair()
         # Python finds the project as this process does, wherever it was started from.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, *arguments, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *keep],
                 start_new_session=True,  # Ctrl-C reaches the parent alone
-                env=environment,
+                env={**os.environ, **(environment or {}), **paths},
+                stdin=subprocess.DEVNULL if output else None,
+                stdout=output,
+                stderr=output,
             )
         return cls(process, ours)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from typing import IO
 
+_LOOK_SECONDS = 0.05
 
-def hold(file: IO[bytes]) -> None:
+
+def hold(file: IO[bytes] | int) -> None:
     """Lock a file until it is closed or the process ends, however it does; wait for the lock."""
     fcntl.flock(file, fcntl.LOCK_EX)
 
@@ -18,3 +21,11 @@ def is_free(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_free_within(file: IO[bytes], seconds: float) -> bool:
+    """Wait at most so long for a file to be free; say whether it is ours now."""
+    end = time.monotonic() + seconds
+    while not (free := is_free(file)) and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+    return free

@@ -53,6 +53,7 @@ class Supervisor:
     command: Sequence[str]  #: what starts a part, which is its last argument
     parts: Sequence[str]
     on_ready: Callable[[dict[str, str]], None]
+    keep: Sequence[int] = ()  #: descriptors that the parts inherit
     children: list[Child] = field(default_factory=list)
     announced: bool = False
 
@@ -64,7 +65,7 @@ class Supervisor:
         self.wake, self.waker = socket.socketpair()
         self.stopping = False
         self.children = [Child(part) for part in self.parts]
-        with _signals(self._ask_to_stop), selectors.DefaultSelector() as self.selector:
+        with on_signals(self._ask_to_stop), selectors.DefaultSelector() as self.selector:
             self.selector.register(self.wake, selectors.EVENT_READ)
             try:
                 while not self.stopping:
@@ -80,8 +81,12 @@ class Supervisor:
     def _start_what_should_run(self) -> None:
         for child in self.children:
             if child.running is None and child.start_at <= time.monotonic():
-                child.running, child.ready = _start(*self.command, child.part), ""
+                child.running, child.ready = self._start(child.part), ""
                 self.selector.register(child.running.line, selectors.EVENT_READ, child)
+
+    def _start(self, part: str) -> Running:
+        command = ("-m", "django", *self.command, part, "--supervisor-fd")
+        return Running.start(*command, keep=self.keep)
 
     def _listen(self) -> None:
         waiting = [child.start_at for child in self.children if child.running is None]
@@ -146,10 +151,6 @@ class Supervisor:
             self._bury(child)
 
 
-def _start(*command: str) -> Running:
-    return Running.start("-m", "django", *command, "--supervisor-fd")
-
-
 def _mark_stopped(pid: int, how: str) -> None:
     """Say in the row of a process how it ended and, but for a successor, that it did.
 
@@ -166,7 +167,8 @@ def _mark_stopped(pid: int, how: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals(handler: Callable[..., None]) -> Iterator[None]:
+def on_signals(handler: Callable[..., None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `handler` within the body."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

@@ -147,9 +147,11 @@ class Project:
         """The Maildir of the catcher."""
         return self.folder / "queue"
 
-    def manage(self, *arguments: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    def manage(
+        self, *arguments: str, input: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and return its exit code and what it printed."""
-        return _manage(arguments, self.environment, input=input, check=False)
+        return _manage(arguments, self.environment | environment, input=input, check=False)
 
     def start(self, *arguments: str, until: str, script: str = "manage.py") -> Program:
         """Run a command in the background; return once it has printed `until`."""

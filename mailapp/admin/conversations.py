@@ -14,7 +14,7 @@ from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from mailapp import dispatch
+from mailapp import ages, dispatch
 from mailapp.addresses import fold
 from mailapp.errors import ConversationMoved
 from mailapp.models import Conversation, Transition
@@ -155,4 +155,4 @@ class TransitionAdmin(MailAdmin):
 
     @admin.display(description="ran for")
     def ran_for(self, row: Transition) -> str:
-        return display.duration(row.duration)
+        return ages.duration(row.duration)

@@ -1,4 +1,4 @@
-"""Counts that stop early, so that no page counts a million rows."""
+"""Excerpts of long lists, so that no page reads or counts a million rows."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.paginator import Page, Paginator
-from django.db.models import IntegerField, QuerySet, Subquery
+from django.db.models import QuerySet
 from django.utils.functional import cached_property
 
-CAP = 10_000  #: what is more than this is "10000+"
-
-
-def capped(count: int) -> str:
-    """Write a count that stopped at one more than `CAP`.
-
-    >>> capped(7), capped(10_001)
-    ('7', '10000+')
-    """
-    return str(count) if count <= CAP else f"{CAP}+"
+from mailapp.counting import CAP, capped
 
 
 class Excerpt:
@@ -37,16 +28,6 @@ class Excerpt:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-class CappedCount(Subquery):
-    """The number of rows of a related queryset, counted no further than `CAP` and one."""
-
-    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
-    output_field = IntegerField()
-
-    def __init__(self, queryset: QuerySet[Any]) -> None:
-        super().__init__(queryset.order_by().values("pk")[: CAP + 1])
 
 
 class CappedPaginator(Paginator):

@@ -13,12 +13,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from mailapp import wakeup
+from mailapp.counting import CAP
 from mailapp.mime import visible
 from mailapp.models import Delivery, Message, Queue, Transition
 from mailapp.models.delivery import OPERATOR_MAY, DeliveryQuerySet, Status
 
 from . import display
-from .counting import CAP, Excerpt
+from .counting import Excerpt
 from .pages import Verb, VerbAdmin
 
 _SLICE = 500  # rows in one transaction: others wait for the write lock meanwhile

@@ -11,7 +11,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from mailapp.ages import distance
 from mailapp.mime import visible
+from mailapp.overview import Problem
 
 EMPTY = "–"
 
@@ -47,29 +49,6 @@ def moment(at: datetime | None) -> SafeString | str:
     )
 
 
-def distance(at: datetime) -> str:
-    """Say how far from now `at` is: `3 min ago`, `in 2 h`, `just now`."""
-    seconds = (timezone.now() - at).total_seconds()
-    if abs(seconds) < 1:
-        return "just now"
-    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
-
-
-_UNITS = [(86400 * 2, 86400, "d"), (3600 * 2, 3600, "h"), (120, 60, "min"), (10, 1, "s")]
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in its largest fitting unit.
-
-    >>> duration(0.0123), duration(2.34), duration(59), duration(7300)
-    ('12 ms', '2.3 s', '59 s', '2 h')
-    """
-    for least, size, unit in _UNITS:
-        if seconds >= least:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
-
-
 def page_url(row: Model) -> str:
     """The address of a row's page in the admin."""
     meta = row._meta
@@ -89,6 +68,13 @@ def list_url(model: type[Model], **parameters: object) -> str:
     meta = model._meta
     query = {name: str(value) for name, value in parameters.items()}
     return reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist", query=query)
+
+
+def problem_url(problem: Problem) -> str:
+    """The address of the page that shows more of a problem."""
+    if isinstance(problem.about, Model):
+        return page_url(problem.about)
+    return list_url(problem.about, **problem.narrowed)
 
 
 def list_link(model: type[Model], text: str, **parameters: object) -> SafeString:

@@ -17,11 +17,12 @@ from django.utils.http import content_disposition_header
 from django.utils.safestring import SafeString
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 
+from mailapp.counting import CAP
 from mailapp.mime import visible
 from mailapp.models import Delivery, Message
 
 from . import display
-from .counting import CAP, Excerpt
+from .counting import Excerpt
 from .letter import Letter, file_name
 from .pages import MailAdmin
 

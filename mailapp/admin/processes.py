@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
+from mailapp import ages
 from mailapp.models import Delivery, Process
 
 from . import display
@@ -51,7 +52,7 @@ class ProcessAdmin(MailAdmin):
 
     @admin.display(description="heartbeat")
     def heartbeat(self, row: Process) -> str:
-        return display.distance(row.heartbeat_at)
+        return ages.distance(row.heartbeat_at)
 
     @admin.display(description="activity")
     def works_on(self, row: Process) -> SafeString:

@@ -12,12 +12,12 @@ from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from mailapp import wakeup
+from mailapp.counting import capped
 from mailapp.models import Delivery, Process, Queue
 from mailapp.models.delivery import Status
+from mailapp.overview import with_counts
 
 from . import display
-from .counting import capped
-from .overview import with_counts
 from .pages import Verb, VerbAdmin
 
 

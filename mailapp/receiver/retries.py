@@ -17,7 +17,6 @@ from mailapp.models.unheard import digests
 
 _FORGET_SECONDS = 3600.0
 _REFRESH_SECONDS = 1.0
-_LOOK_SECONDS = 0.05
 _COMMIT_TIME = timedelta(minutes=1)
 _LAST_MAILS = 500  # more than can be between a commit and its replies when a process is killed
 
@@ -117,10 +116,9 @@ def _remove(path: Path) -> None:
 
 def _wait_for_storer(receiver: int) -> None:
     """Return when the storer of a receiver that was killed has ended, too, unless it hangs."""
-    path, end = _lock_path(receiver), time.monotonic() + mail_settings().COMMIT_SECONDS
+    path = _lock_path(receiver)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        while not filelock.is_free(file) and time.monotonic() < end:
-            time.sleep(_LOOK_SECONDS)
+        filelock.is_free_within(file, mail_settings().COMMIT_SECONDS)
         _remove(path)
 
 

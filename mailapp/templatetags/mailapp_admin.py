@@ -6,9 +6,10 @@ from typing import Any
 
 from django import template
 
-from mailapp.admin import counting, display
-from mailapp.admin.overview import Overview
+from mailapp import ages, counting
+from mailapp.admin import display
 from mailapp.mime import visible
+from mailapp.overview import Overview
 
 register = template.Library()
 
@@ -16,10 +17,11 @@ _SHOWN = ["mailapp.view_queue", "mailapp.view_delivery", "mailapp.view_process"]
 
 register.filter(display.address)
 register.filter(display.badge)
-register.filter(display.distance)
-register.filter(display.duration)
+register.filter(ages.distance)
+register.filter(ages.duration)
 register.filter(display.link)
 register.filter(display.moment)
+register.filter(display.problem_url)
 register.filter(display.stranger)
 register.filter(visible)
 register.filter(counting.capped)

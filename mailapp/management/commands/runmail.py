@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -14,7 +16,9 @@ from mailapp import devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
+from mailapp.management import background
 from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.pidfile import PidFile
 from mailapp.receiver import catcher, storer
 from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
@@ -31,17 +35,24 @@ _PARTS: dict[str, Callable[[Callable[[str], None]], None]] = {
 
 class Command(BaseCommand):
     help = """
-    Run the whole mail server in the foreground: receiver, workers, relay, and with
-    MAIL["CATCHER"] and MAIL["WEB"] the mail catcher and the admin. Ctrl-C or SIGTERM ends
-    all of it with no message half done. With another MAIL["ENGINE"] than "local" the
-    handlers are called by its workers, which run elsewhere.
+    Run the whole mail server: receiver, workers, relay, and with MAIL["CATCHER"] and
+    MAIL["WEB"] the mail catcher and the admin. Ctrl-C or SIGTERM ends all of it with no
+    message half done; with --detach it is in the background, and stopmail ends it. With
+    another MAIL["ENGINE"] than "local" the handlers are called by its workers, which run
+    elsewhere.
 
     Example: manage.py runmail
+             manage.py runmail --detach
              manage.py runmail --only receiver
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--only", choices=sorted(_PARTS), help="run this part alone")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--only", choices=sorted(_PARTS), help="run this part alone")
+        how.add_argument(
+            "--detach", action="store_true", help="go to the background once all parts are ready"
+        )
+        parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--storer-fd", type=int, help=argparse.SUPPRESS)
 
@@ -50,8 +61,12 @@ class Command(BaseCommand):
             if options["storer_fd"] is not None:
                 keep_no_queries()
                 storer.run(options["storer_fd"])
+            elif options["detach"]:
+                self.stdout.write(background.start())
+            elif options["only"]:
+                self._run_part(options["only"], options["supervisor_fd"])
             else:
-                self._run(options["only"], options["supervisor_fd"])
+                self._run_all(options["ready_fd"])
         except DidNotStart:
             sys.exit(1)  # the part has said why
         except MailError as error:
@@ -59,27 +74,36 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise database_away(error) from error
 
-    def _run(self, part: str | None, supervisor_fd: int | None) -> None:
+    def _run_part(self, part: str, supervisor_fd: int | None) -> None:
         if supervisor_fd is None:
             check()
-        if part is None:
-            Supervisor(["runmail", "--only"], _wanted(), self._announce).run()
-        else:
-            if part != "web":
-                keep_no_queries()
-            with supervised(supervisor_fd) as on_ready:
-                _PARTS[part](on_ready)
+        if part != "web":
+            keep_no_queries()
+        with supervised(supervisor_fd) as on_ready:
+            _PARTS[part](on_ready)
+
+    def _run_all(self, ready_fd: int | None) -> None:
+        announce = self._announce if ready_fd is None else partial(_announce_to, ready_fd)
+        with PidFile.of_runmail().held() as lock:
+            check()
+            Supervisor(["runmail", "--only"], _wanted(), announce, keep=[lock]).run()
 
     def _announce(self, ready: Mapping[str, str]) -> None:
-        self.stdout.write("\n".join(["", *_banner(ready), ""]))
+        self.stdout.write("\n".join(["", *_banner(ready, "Ctrl-C ends everything."), ""]))
         self.stdout.flush()
 
 
-def _banner(ready: Mapping[str, str]) -> Iterator[str]:
+def _announce_to(fd: int, ready: Mapping[str, str]) -> None:
+    """Have the command that waits for us say so, and end."""
+    with socket.socket(fileno=fd) as line:
+        line.sendall("\n".join(_banner(ready, background.ADVICE)).encode())
+
+
+def _banner(ready: Mapping[str, str], advice: str) -> Iterator[str]:
     """Say where each part is, which routes are on, and what to type next."""
     conf, handlers = mail_settings(), registry.current_router().handlers
     yield f"Receiver  {ready['receiver']}, for mail to {', '.join(conf.HOSTS)}"
-    yield f"Relay     sends to {conf.RELAY}"
+    yield f"Relay     sends to {', then '.join(map(str, conf.upstreams))}"
     if catcher_at := ready.get("catcher"):
         yield f"Catcher   {catcher_at}, keeps mail in {conf.CATCHER_QUEUE}"
     if web_at := ready.get("web"):
@@ -94,7 +118,7 @@ def _banner(ready: Mapping[str, str]) -> Iterator[str]:
     if example := next((handler.example for handler in handlers if handler.example), ""):
         yield "Next, in a second terminal:"
         yield f"  {sys.executable} manage.py sendtest --to {example} --from you@example.com"
-    yield "Ctrl-C ends everything."
+    yield advice
 
 
 def _states_by_pattern(handler: HandlerModule) -> dict[str, list[str]]:
