@@ -76,7 +76,8 @@ class _Page:
 
     def write(self, lines: bytes) -> None:
         self.blank = False
-        self._file.write(lines)
+        while lines:  # what of it does not fit on the disk raises only at its own write
+            lines = lines[self._file.write(lines) :]
 
     def wipe(self) -> None:
         if not self.blank:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,42 @@ def test_line_that_was_broken_off_spoils_no_other(journal, send, folder):
 
     expected = [sent.mailing.deliveries[0].pk for sent in (before, after)]
     assert [note.delivery for note in notes] == expected
+
+
+@contextlib.contextmanager
+def files_no_longer_than(octets: int) -> Iterator[None]:
+    """Have the system write so much of a file and refuse the rest, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_note_that_does_not_fit_on_the_disk_is_told_of_and_spoils_no_other(
+    journal, send, folder, caplog
+):
+    before, cut, after = (send(f"r{number}@client.test") for number in range(3))
+    journal.note(before)
+    written = max(page.stat().st_size for page in folder.glob("*.notes"))
+
+    with files_no_longer_than(written + 10):
+        journal.note(cut)
+    journal.note(after)
+    journal.close()
+
+    assert "cannot be noted: [Errno 27] File too large" in caplog.text
+    expected = [sent.mailing.deliveries[0].pk for sent in (before, after)]
+    assert [note.delivery for note in handed_over()] == expected
+
+
+def test_what_is_sent_once_the_journal_is_closed_is_not_noted(journal, send):
+    journal.close()
+
+    journal.note(send())
+
+    assert handed_over() is None
 
 
 def test_last_line_that_was_broken_off_counts_for_nothing(journal, send, folder):
