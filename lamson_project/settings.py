@@ -121,7 +121,8 @@ AUTH_PASSWORD_VALIDATORS = [
 MAIL = {
     "HOSTS": _list("MAIL_HOSTS", "localhost"),
     "RECEIVER": os.environ.get("MAIL_RECEIVER", "127.0.0.1:8823"),
-    "RELAY": os.environ.get("MAIL_RELAY", "127.0.0.1:8899"),
+    "RELAY": _list("MAIL_RELAY", "127.0.0.1:8899"),
+    "RELAY_PASSWORD": os.environ.get("MAIL_RELAY_PASSWORD", ""),
     "CATCHER": os.environ.get("MAIL_CATCHER", "127.0.0.1:8899" if DEBUG else ""),
     "CATCHER_QUEUE": str(RUN_DIR / "queue"),
     "WEB": os.environ.get("WEB", "127.0.0.1:8000" if DEBUG else ""),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
+import ssl
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +19,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from mailapp import conf, registry, signing
-from mailapp.conf import Endpoint, MailSettings
+from mailapp.backends import OutboxBackend
+from mailapp.conf import MailSettings
+from mailapp.endpoints import Backend, Endpoint, SmartHost
 from mailapp.errors import BadRoute, KeyUnusable
+from mailapp.relay.backend import backend_class
 from mailapp.routing import Router
 
 TAG = "mail"
@@ -36,22 +41,16 @@ def check_mail(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
 
 
 def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
-    if _same_place(Endpoint.parse(mail.RECEIVER), Endpoint.parse(mail.RELAY)):
-        yield Error(
-            f'MAIL["RELAY"] is our own receiver, {mail.RECEIVER}: mail would go in a circle.',
-            hint="Name the smart host, or the mail catcher for development.",
-            id="mailapp.E002",
-        )
     if connection.vendor == "sqlite" and mail.WORKERS > 1:
         yield Error(
             f'MAIL["WORKERS"] is {mail.WORKERS}, but SQLite has one writer at a time.',
             hint="Use one worker, or PostgreSQL.",
             id="mailapp.E003",
         )
-    socket = os.fsencode(Path(mail.RUN_DIR) / _LONGEST_SOCKET)
-    if connection.vendor != "postgresql" and len(socket) > _SOCKET_PATH_OCTETS:
+    path = os.fsencode(Path(mail.RUN_DIR) / _LONGEST_SOCKET)
+    if connection.vendor != "postgresql" and len(path) > _SOCKET_PATH_OCTETS:
         yield Error(
-            f'MAIL["RUN_DIR"] is {len(socket) - _SOCKET_PATH_OCTETS} octets too long '
+            f'MAIL["RUN_DIR"] is {len(path) - _SOCKET_PATH_OCTETS} octets too long '
             "for the Unix sockets in it.",
             id="mailapp.E004",
         )
@@ -62,13 +61,88 @@ def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
         )
 
 
-def _same_place(one: Endpoint, other: Endpoint) -> bool:
-    return one.port == other.port and _machine(one.host) == _machine(other.host)
+@register(TAG)
+def check_relay(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Check that outgoing mail has somewhere to go, and does not come back to us."""
+    try:
+        mail = conf.mail_settings()
+    except ImproperlyConfigured:
+        return  # check_mail says what is wrong
+    for upstream in mail.upstreams:
+        if isinstance(upstream, Backend):
+            yield from _check_backend(upstream)
+        else:
+            yield from _check_smart_host(upstream, mail)
+    if mail.RELAY_CA_FILE:
+        yield from _check_authorities(mail.RELAY_CA_FILE)
 
 
-def _machine(host: str) -> str:
-    ours = {"127.0.0.1", "0.0.0.0", "::1", "::"}  # noqa: S104 - compared, not bound
-    return "localhost" if host in ours else host.lower()
+def _check_smart_host(host: SmartHost, mail: MailSettings) -> Iterator[CheckMessage]:
+    if any(_is_at(host.place, ours, mail) for ours in _our_places(mail)):
+        yield Error(
+            f'MAIL["RELAY"] is our own receiver, {host}: mail would go in a circle.',
+            hint="Name the smart host, or the mail catcher for development.",
+            id="mailapp.E002",
+        )
+    if host.user and not host.password:
+        yield Error(
+            f'MAIL["RELAY"] has no password for {host}.',
+            hint='Set MAIL["RELAY_PASSWORD"].',
+            id="mailapp.E016",
+        )
+
+
+def _our_places(mail: MailSettings) -> Iterator[Endpoint | Path]:
+    for place in (mail.RECEIVER, mail.RECEIVER_TLS, mail.SUBMISSION, mail.SUBMISSION_TLS):
+        if place:
+            yield Endpoint.parse(place)
+    if mail.LMTP:
+        yield Path(mail.LMTP) if mail.LMTP.startswith("/") else Endpoint.parse(mail.LMTP)
+
+
+def _is_at(theirs: Endpoint | Path, ours: Endpoint | Path, mail: MailSettings) -> bool:
+    if isinstance(theirs, Path) or isinstance(ours, Path):
+        return theirs == ours
+    if theirs.port != ours.port:
+        return False
+    names = {ours.host.lower()}
+    if ours.is_here or ours.host in _EVERYWHERE:
+        names |= {"localhost"}
+    if ours.host in _EVERYWHERE:
+        names |= {mail.hostname, socket.gethostname().lower()}
+    return theirs.host.lower() in names or (theirs.is_here and "localhost" in names)
+
+
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+
+
+def _check_backend(backend: Backend) -> Iterator[CheckMessage]:
+    try:
+        found = backend_class(backend)
+    except (ImportError, LookupError) as error:
+        yield Error(
+            f'MAIL["RELAY"] names an email backend that is not there: {error}',
+            hint=f"If it is a smart host, write smtp://{backend}.",
+            id="mailapp.E017",
+        )
+        return
+    if issubclass(found, OutboxBackend):
+        yield Error(
+            f'MAIL["RELAY"] is {backend}, the outbox itself: mail would go in a circle.',
+            hint="Name the backend that is to send what is in the outbox.",
+            id="mailapp.E018",
+        )
+
+
+def _check_authorities(file: str) -> Iterator[CheckMessage]:
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:
+        yield Error(
+            f'MAIL["RELAY_CA_FILE"], {file}, cannot be used: {error}',
+            hint="It is a PEM file of certificates.",
+            id="mailapp.E019",
+        )
 
 
 @register(TAG)

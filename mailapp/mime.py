@@ -202,22 +202,22 @@ class Attachment(NamedTuple):
 
 def text_of(message: email.message.Message, subtype: str = "plain") -> str:
     """Return the first inline text part of that subtype, or ""; never raises."""
-    for part in _parts(message):
-        if part.get_content_type() == f"text/{subtype}" and not _is_attached(part):
-            return _text(part)
+    for part in parts(message):
+        if part.get_content_type() == f"text/{subtype}" and not is_attached(part):
+            return text_in(part)
     return ""
 
 
 def attachments(message: email.message.Message) -> list[Attachment]:
     """Return every part that carries a file name or is not inline text; never raises."""
     return [
-        Attachment(_filename(part), part.get_content_type(), content(part))
-        for part in _parts(message)
-        if _is_attached(part)
+        Attachment(filename_of(part), part.get_content_type(), content(part))
+        for part in parts(message)
+        if is_attached(part)
     ]
 
 
-def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
+def parts(message: email.message.Message) -> Iterator[email.message.Message]:
     """Yield the leaves; a mail or report within the mail is one."""
     waiting = [message]
     while waiting:
@@ -231,15 +231,17 @@ def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
             yield part
 
 
-def _is_attached(part: email.message.Message) -> bool:
+def is_attached(part: email.message.Message) -> bool:
+    """Say whether a part is a file rather than text to read."""
     return (
         part.get_content_maintype() != "text"
         or header(part, "Content-Disposition").lower().startswith("attachment")
-        or bool(_filename(part))
+        or bool(filename_of(part))
     )
 
 
-def _filename(part: email.message.Message) -> str:
+def filename_of(part: email.message.Message) -> str:
+    """Return the name that the sender gave a part, or ""; never raises."""
     try:
         return decoded(part.get_filename() or "")
     except Exception:  # of parameters that the library cannot read
@@ -265,7 +267,8 @@ def _flat(message: email.message.Message) -> bytes:
         return b""
 
 
-def _text(part: email.message.Message) -> str:
+def text_in(part: email.message.Message) -> str:
+    """Return the text of a part; never raises."""
     try:
         charset = part.get_content_charset()
     except Exception:  # of parameters that the library cannot read

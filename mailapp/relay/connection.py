@@ -1,18 +1,19 @@
-"""One connection to the smart host: transactions by RFC 5321, pipelined by RFC 2920."""
+"""One connection to a smart host: transactions by RFC 5321 or LMTP, pipelined by RFC 2920."""
 
 from __future__ import annotations
 
 import contextlib
-import select
 import smtplib
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
-from mailapp.conf import Endpoint
-from mailapp.errors import MailError, NoUpstream
+from mailapp.endpoints import SmartHost
+from mailapp.errors import MailError
 
 from . import wire
+from .client import Lines, greeted
 from .wire import Reply
 
 _BLOCK = 1024 * 1024  # octets that are sent under one timeout
@@ -33,26 +34,23 @@ class ConnectionBroken(MailError):
 class Connection:
     """A connection that has been greeted. After ConnectionBroken it is good for nothing."""
 
-    def __init__(self, smtp: smtplib.SMTP, timeout: float) -> None:
+    def __init__(self, smtp: smtplib.SMTP, host: SmartHost, timeout: float) -> None:
         self._smtp = smtp
+        self._host = host
         self._timeout = timeout
         self._content_sent = False
 
     @classmethod
-    def open(cls, host: Endpoint, *, hostname: str, timeout: float) -> Self:
-        """Connect and greet with `hostname`; raise NoUpstream when the host does not let us."""
-        try:
-            smtp = smtplib.SMTP(*host, local_hostname=hostname, timeout=timeout)
-        except (OSError, smtplib.SMTPException) as error:
-            raise NoUpstream(f"{host}: {error}") from error
-        try:
-            smtp.ehlo_or_helo_if_needed()
-        except (OSError, smtplib.SMTPException) as error:
-            smtp.close()
-            raise NoUpstream(f"{host}: {error}") from error
-        assert smtp.sock is not None
-        smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(smtp, timeout)
+    def open(cls, host: SmartHost, *, hostname: str, timeout: float, ca_file: str = "") -> Self:
+        """Connect and greet with `hostname`; raise NoUpstream when the host does not let us in.
+
+        For TLS, trust the authorities in `ca_file`, or without one those of this system.
+        """
+        smtp = greeted(host, hostname=hostname, timeout=timeout, ca_file=ca_file)
+        if not isinstance(host.place, Path):
+            assert smtp.sock is not None
+            smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return cls(smtp, host, timeout)
 
     def transact(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
         """Send one mail in one transaction and return the reply for each recipient.
@@ -68,18 +66,14 @@ class Connection:
 
     def _refusals(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
         """Find what cannot be sent, before any of it reaches the socket."""
-        if not wire.is_sendable(sender):
-            return dict.fromkeys(recipients, wire.MALFORMED_SENDER)
+        refusals = wire.malformed(sender, recipients)
         if not sender.isascii() and not self._offers("smtputf8"):
-            return dict.fromkeys(recipients, wire.NO_SMTPUTF8)
+            return dict.fromkeys(recipients, wire.NO_SMTPUTF8) | refusals
         if not raw.isascii() and not self._offers("8bitmime"):
-            return dict.fromkeys(recipients, wire.NO_8BITMIME)
-        refusals = {}
+            return dict.fromkeys(recipients, wire.NO_8BITMIME) | refusals
         for recipient in recipients:
-            if not wire.is_sendable(recipient):
-                refusals[recipient] = wire.MALFORMED_RECIPIENT
-            elif not recipient.isascii() and not self._offers("smtputf8"):
-                refusals[recipient] = wire.NO_SMTPUTF8
+            if not recipient.isascii() and not self._offers("smtputf8"):
+                refusals.setdefault(recipient, wire.NO_SMTPUTF8)
         return refusals
 
     def _offers(self, extension: str) -> bool:
@@ -103,7 +97,7 @@ class Connection:
         if not taken:
             self.abandon()  # it waits for a mail to nobody
             return replies
-        return replies | dict.fromkeys(taken, self._send_content(raw))
+        return replies | self._send_content(raw, taken)
 
     def _mail_command(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
         command = f"MAIL FROM:<{sender}>"
@@ -119,15 +113,30 @@ class Connection:
         with contextlib.suppress(ConnectionBroken):  # what was answered stays true
             self._ask("RSET")
 
-    def _send_content(self, raw: bytes) -> Reply:
-        if self._has_unread():  # a reply that came too early must not count for this mail
+    def _send_content(self, raw: bytes, recipients: Sequence[str]) -> dict[str, Reply]:
+        if not self._lines.is_fresh():  # a reply that came too early must not count for this mail
             raise self._broken("it spoke out of turn")
         self._content_sent = True
         self._write(wire.data(raw))
         self._sock.settimeout(self._timeout * _WHOLE_MAIL)
-        reply = self._hear()
-        self._sock.settimeout(self._timeout)
-        return reply
+        if self._host.scheme == "lmtp":  # a reply for each: RFC 2033 4.2
+            replies = self._hear_for_each(recipients)
+        else:
+            replies = dict.fromkeys(recipients, self._hear())
+        if self._smtp.sock is not None:
+            self._sock.settimeout(self._timeout)
+        return replies
+
+    def _hear_for_each(self, recipients: Sequence[str]) -> dict[str, Reply]:
+        """What was answered before it broke off stays true: the others are tried again."""
+        replies: dict[str, Reply] = {}
+        try:
+            for recipient in recipients:
+                replies[recipient] = self._hear()
+        except ConnectionBroken:
+            if not replies:
+                raise
+        return dict.fromkeys(recipients, wire.BROKEN_OFF) | replies
 
     def _ask(self, *commands: str) -> list[Reply]:
         lines = [command.encode() + b"\r\n" for command in commands]
@@ -156,7 +165,7 @@ class Connection:
 
     def _broken(self, detail: str) -> ConnectionBroken:
         self.abandon()
-        return ConnectionBroken(detail, content_sent=self._content_sent)
+        return ConnectionBroken(f"{self._host}: {detail}", content_sent=self._content_sent)
 
     @property
     def _sock(self) -> socket.socket:
@@ -165,16 +174,13 @@ class Connection:
 
     def is_fit(self) -> bool:
         """Say whether another transaction can begin: it is open and all that was said is heard."""
-        return self._smtp.sock is not None and not self._has_unread()
+        return self._smtp.sock is not None and self._lines.is_fresh()
 
-    def _has_unread(self) -> bool:
-        if select.select([self._sock], [], [], 0)[0]:
-            return True
-        self._sock.settimeout(0)
-        try:
-            return bool(self._smtp.file.peek(1))  # type: ignore[union-attr]
-        finally:
-            self._sock.settimeout(self._timeout)
+    @property
+    def _lines(self) -> Lines:
+        lines = self._smtp.file
+        assert isinstance(lines, Lines)
+        return lines
 
     def close(self) -> None:
         """Take leave, as RFC 5321 4.1.1.10 wants it."""

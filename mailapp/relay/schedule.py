@@ -40,23 +40,27 @@ def _seconds_left(delivery: Delivery, now: datetime) -> float:
 
 
 class Rest:
-    """How long a smart host in trouble is left alone: longer each time, until something is sent."""
+    """How long a smart host in trouble is left alone: longer each time, until it is well."""
 
     def __init__(self, steps: Sequence[float]) -> None:
         self._steps = steps
         self._troubles = 0
         self._until = 0.0
 
-    def begin(self) -> float:
-        """Rest for the next step; return its seconds."""
+    def begin(self) -> None:
+        """Rest for the next step."""
         seconds = self._steps[min(self._troubles, len(self._steps) - 1)]
         self._troubles += 1
         self._until = monotonic() + seconds
-        return seconds
 
     def end(self) -> None:
-        """All is well: the next rest is a short one."""
-        self._troubles = 0
+        """All is well: there is no need to rest, and the next time it is for short."""
+        self._troubles, self._until = 0, 0.0
+
+    @property
+    def was_needed(self) -> bool:
+        """True after a rest, until all is well."""
+        return self._troubles > 0
 
     @property
     def remaining(self) -> float:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from .connection import Connection, ConnectionBroken
+from mailapp.endpoints import Upstream
+
+from .connection import ConnectionBroken
+from .upstreams import Connection, Upstreams
 from .wire import Reply
 
 
 class Session:
     """Sends mail after mail, each to as many recipients at once as the smart host takes."""
 
-    def __init__(self, connect: Callable[[], Connection], *, recipients: int) -> None:
+    def __init__(self, upstreams: Upstreams, *, recipients: int) -> None:
         """Send to at most so many `recipients` in one transaction."""
-        self._connect = connect
+        self._upstreams = upstreams
         self._recipients = recipients
-        self._connection: Connection | None = None
+        self._kept: tuple[Upstream, Connection] | None = None
 
     def send(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
         """Send in one transaction and return what became of its recipients.
@@ -32,24 +35,34 @@ class Session:
         return replies
 
     def _transact(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
-        kept = self._connection
-        if kept is not None and kept.is_fit():
+        if self._kept and self._is_fit(*self._kept):
+            upstream, connection = self._kept
             try:
-                return kept.transact(sender, recipients, raw)
+                return connection.transact(sender, recipients, raw)
             except ConnectionBroken as broken:
                 if broken.content_sent:
+                    self._upstreams.leave_alone(upstream, broken)
                     raise
         self._drop()
-        self._connection = self._connect()
-        return self._connection.transact(sender, recipients, raw)
+        self._kept = upstream, connection = self._upstreams.connect()
+        try:
+            replies = connection.transact(sender, recipients, raw)
+        except ConnectionBroken as broken:
+            self._upstreams.leave_alone(upstream, broken)
+            raise
+        self._upstreams.note_well(upstream)
+        return replies
+
+    def _is_fit(self, upstream: Upstream, connection: Connection) -> bool:
+        return connection.is_fit() and self._upstreams.is_choice(upstream)
 
     def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.abandon()
-            self._connection = None
+        if self._kept is not None:
+            self._kept[1].abandon()
+            self._kept = None
 
     def close(self) -> None:
         """End the session in good order, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._kept is not None:
+            self._kept[1].close()
+            self._kept = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Self
 
@@ -50,6 +51,7 @@ class Reply(NamedTuple):
 
 MALFORMED_SENDER = Reply(553, "5.1.7 Malformed sender address; nothing was sent")
 MALFORMED_RECIPIENT = Reply(553, "5.1.3 Malformed recipient address; nothing was sent")
+BROKEN_OFF = Reply(451, "4.4.2 The smart host broke off before it answered for this recipient")
 SUPPRESSED = Reply(550, "5.7.1 Nothing is sent to this address, see the suppressions")
 NO_SMTPUTF8 = Reply(553, "5.6.7 The smart host takes no addresses beyond ASCII")
 NO_8BITMIME = Reply(554, "5.6.3 The smart host takes no 8-bit mail")
@@ -68,3 +70,10 @@ def data(raw: bytes) -> bytes:
 def is_sendable(address: str) -> bool:
     """Say whether an address can stand in a command without becoming more than an address."""
     return not _CONTROL.search(address) and _ADDRESS.fullmatch(address) is not None
+
+
+def malformed(sender: str, recipients: Sequence[str]) -> dict[str, Reply]:
+    """Return a reply for each recipient that nothing may be sent to, since an address is none."""
+    if not is_sendable(sender):
+        return dict.fromkeys(recipients, MALFORMED_SENDER)
+    return {each: MALFORMED_RECIPIENT for each in recipients if not is_sendable(each)}

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 from django.db import DatabaseError, connection, transaction
@@ -13,7 +14,8 @@ from django.utils import timezone
 
 from mailapp import dsn, mime
 from mailapp.addresses import fold
-from mailapp.conf import Endpoint, mail_settings
+from mailapp.conf import MailSettings, mail_settings
+from mailapp.endpoints import Backend, Upstream
 from mailapp.errors import ClaimLost, MailError
 from mailapp.lifecycle import Life, living, release_dead
 from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
@@ -21,12 +23,14 @@ from mailapp.models.delivery import Outcome, Status, Taken
 from mailapp.wakeup import Listener, listen
 
 from . import wire
+from .backend import BackendConnection
 from .connection import Connection
 from .journal import Journal, hand_over
 from .mailing import Mailing, Sent
-from .schedule import Rest, gives_up_at, is_expired, is_late
+from .schedule import gives_up_at, is_expired, is_late
 from .senders import Senders
 from .session import Session
+from .upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +47,18 @@ def run(on_ready: Callable[[str], None] = lambda queue: None) -> None:
         Relay(life, bell).work()
 
 
-def _session() -> Session:
+def _upstreams() -> Upstreams:
     conf = mail_settings()
-    host = Endpoint.parse(conf.RELAY)
+    doors = {each: partial(_open, each, conf) for each in conf.upstreams}
+    return Upstreams(doors, conf.RELAY_REST_SECONDS)
 
-    def connect() -> Connection:
-        return Connection.open(host, hostname=conf.hostname, timeout=conf.RELAY_TIMEOUT)
 
-    return Session(connect, recipients=conf.RELAY_RECIPIENTS)
+def _open(upstream: Upstream, conf: MailSettings) -> Connection | BackendConnection:
+    if isinstance(upstream, Backend):
+        return BackendConnection.open(upstream)
+    return Connection.open(
+        upstream, hostname=conf.hostname, timeout=conf.RELAY_TIMEOUT, ca_file=conf.RELAY_CA_FILE
+    )
 
 
 class Relay:
@@ -60,13 +68,13 @@ class Relay:
         conf = mail_settings()
         self._life = life
         self._bell = bell
-        self._rest = Rest(conf.RELAY_REST_SECONDS)
+        self._upstreams = _upstreams()
         self._claimed: list[Mailing] = []  # not given to the senders yet
         self._unsettled: list[Sent] = []
         self._journal = Journal()
         self._senders = Senders(
             conf.RELAY_CONNECTIONS,
-            _session,
+            lambda: Session(self._upstreams, recipients=conf.RELAY_RECIPIENTS),
             self._journal,
             enough=IN_HAND // 2,
             idle=conf.RELAY_IDLE_SECONDS,
@@ -85,7 +93,7 @@ class Relay:
         poll = mail_settings().POLL_SECONDS
         try:
             self._settle()
-            if not self._rest.remaining:
+            if not self._upstreams.remaining:
                 self._claim()
                 self._load()
         except DatabaseError:
@@ -93,7 +101,7 @@ class Relay:
             connection.close()
             self._bell.wait(poll)
         else:
-            self._bell.wait(self._rest.remaining or poll)
+            self._bell.wait(self._upstreams.remaining or poll)
             self._senders.wait_for_more(_GATHER)
 
     def _claim(self) -> None:
@@ -157,13 +165,9 @@ class Relay:
         self._unsettled = []
         if troubles:
             self._leave_alone(troubles[-1])
-        else:
-            self._rest.end()
 
     def _leave_alone(self, trouble: MailError) -> None:
-        """Let a smart host in trouble be for a while, without a try for each delivery."""
-        seconds = self._rest.begin()
-        logger.warning("%s; left alone for %g seconds", trouble, seconds)
+        """Take back what was not tried: there is no try for each delivery."""
         self._life.activity = str(trouble)
         self._claimed += self._senders.take_back()
         self._fail_expired(trouble)

@@ -13,12 +13,17 @@ from django.core.checks import run_checks
 from django.db import connection
 
 from mailapp import dkim, registry
+from mailapp.backends import OutboxBackend
 from mailapp.checks import TAG
 from mailapp.routing import route
 from tests.modules import make_module
 from tests.signatures import pem, weak_key
 
 TASKS = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+
+
+class OtherOutbox(OutboxBackend):
+    """One of a project's own."""
 
 
 @pytest.fixture
@@ -69,9 +74,67 @@ def test_relay_that_is_the_receiver_is_an_error(check, receiver):
     assert check(RECEIVER=receiver, RELAY="127.0.0.1:25") == ["mailapp.E002"]
 
 
-@pytest.mark.parametrize("relay", ["127.0.0.1:26", "mail.example.com:25"])
+@pytest.mark.parametrize(
+    ("mail", "relay"),
+    [
+        ({"RECEIVER": "0.0.0.0:25", "HOSTNAME": "mx.example.com"}, "mx.example.com:25"),
+        ({"RECEIVER": "192.0.2.1:25"}, "smtp://192.0.2.1"),
+        ({"RECEIVER_TLS": "0.0.0.0:465"}, "smtps://localhost"),
+        ({"SUBMISSION": "0.0.0.0:587"}, ["smtp://mail.example.com", "smtp://localhost:587"]),
+        ({"LMTP": "/run/mail/lmtp"}, "lmtp:///run/mail/lmtp"),
+        ({"LMTP": "127.0.0.1:24"}, "lmtp://localhost"),
+    ],
+)
+def test_relay_that_is_another_door_of_ours_is_an_error(check, mail, relay):
+    assert check(**mail, RELAY=relay) == ["mailapp.E002"]
+
+
+@pytest.mark.parametrize("relay", ["127.0.0.1:26", "mail.example.com:25", "lmtp:///run/lmtp"])
 def test_relay_elsewhere_is_none(check, relay):
     assert check(RECEIVER="0.0.0.0:25", RELAY=relay) == []
+
+
+def test_user_of_a_relay_without_a_password_is_an_error(check):
+    relay = "smtp://user@mail.example.com"
+
+    assert check(RELAY=relay) == ["mailapp.E016"]
+    assert check(RELAY=relay, RELAY_PASSWORD="secret") == []
+
+
+def test_relay_that_takes_a_password_in_the_clear_is_an_error(check):
+    assert check(RELAY="smtp://user:secret@mail.example.com?tls=none") == ["mailapp.E001"]
+    assert check(RELAY="smtp://user:secret@localhost") == []
+
+
+@pytest.mark.parametrize("backend", ["no.such.Backend", "mailapp.backends.NoSuch", "nobody"])
+def test_relay_that_is_no_backend_is_an_error(check, backend):
+    assert check(RELAY=backend) == ["mailapp.E017"]
+
+
+@pytest.mark.parametrize(
+    "backend", ["mailapp.backends.OutboxBackend", "tests.integration.test_checks.OtherOutbox"]
+)
+def test_outbox_whose_way_out_is_itself_is_an_error(check, backend):
+    assert check(RELAY=backend) == ["mailapp.E018"]
+
+
+def test_alias_of_another_backend_is_known_where_there_are_mailers(check, settings):
+    settings.MAILERS = {
+        "default": {"BACKEND": "mailapp.backends.OutboxBackend"},
+        "out": {"BACKEND": "django.core.mail.backends.console.EmailBackend"},
+    }
+
+    assert check(RELAY="out") == []
+    assert check(RELAY=["out", "default"]) == ["mailapp.E018"]
+
+
+def test_file_of_authorities_that_is_none_is_an_error(check, tmp_path, certificate):
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+
+    for file in (tmp_path / "missing.pem", empty):
+        assert check(RELAY_CA_FILE=str(file)) == ["mailapp.E019"]
+    assert check(RELAY_CA_FILE=certificate.authority) == []
 
 
 def test_workers_beside_each_other_on_sqlite_are_an_error(check, sqlite_options):

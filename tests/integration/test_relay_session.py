@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mailapp.conf import Endpoint
+from mailapp.endpoints import SmartHost
 from mailapp.errors import NoUpstream
 from mailapp.relay.connection import Connection, ConnectionBroken
 from mailapp.relay.session import Session
+from mailapp.relay.upstreams import Upstreams
 from tests.integration.scripted_server import DROP, SILENCE, ScriptedServer, scripted_server
 from tests.waiting import DEADLINE
 
@@ -62,12 +63,12 @@ def talk(offers: str) -> Iterator[Callable[..., Talk]]:
         ) -> Talk:
             replies = {"EHLO": offers, "RSET": "250 Flushed", **(script or {})}
             server = stack.enter_context(scripted_server(replies))
-            host = Endpoint.parse(server.address)
+            host = SmartHost.parse(server.address)
 
             def connect() -> Connection:
                 return Connection.open(host, hostname="example.com", timeout=timeout)
 
-            session = Session(connect, recipients=recipients)
+            session = Session(Upstreams({host: connect}, [DEADLINE]), recipients=recipients)
             stack.callback(session.close)
             return Talk(server, session)
 
@@ -346,7 +347,7 @@ def test_server_that_falls_silent_takes_no_mail(talk, stage):
 def test_server_that_does_not_listen_is_no_upstream():
     with socket.socket() as reserved:  # bound, so that nobody else listens there
         reserved.bind(("127.0.0.1", 0))
-        host = Endpoint(*reserved.getsockname())
+        host = SmartHost.parse("127.0.0.1:{1}".format(*reserved.getsockname()))
 
         with pytest.raises(NoUpstream, match="refused"):
             Connection.open(host, hostname="example.com", timeout=DEADLINE)

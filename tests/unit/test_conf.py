@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from mailapp.conf import Endpoint, MailSettings, mail_settings, problems
+from mailapp.conf import MailSettings, mail_settings, problems
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -63,6 +63,12 @@ def test_unknown_key_is_an_error_that_names_the_nearest(key, near):
         ("RECEIVER", ":25", "is not host:port"),
         ("RECEIVER", "", "is not host:port"),
         ("CATCHER", "nowhere", "is not host:port"),
+        ("RELAY", 25, "must be str, not int, or must be a list"),
+        ("RELAY", [25], "each item must be str, not int"),
+        ("RELAY", [], "needs at least one smart host or email backend"),
+        ("RELAY", "", "must be smtp://"),
+        ("RELAY", ["127.0.0.1:25", "http://example.com"], "must be smtp://"),
+        ("RELAY_PASSWORD", "geheimä", "can only be ASCII"),
         ("UNSUBSCRIBE_URL", "https://example.com/leave", "with a slash at its end"),
         ("UNSUBSCRIBE_URL", "example.com/leave/", "is not https://"),
         ("UNSUBSCRIBE_URL", "https://example.com/>\r\nX: /", "is not https://"),
@@ -108,6 +114,8 @@ def test_wrong_value_is_an_error_that_says_why(key, value, problem):
         ("RECEIVER", "[::1]:25"),
         ("RECEIVER", "localhost:0"),
         ("CATCHER", ""),
+        ("RELAY", ("smtp://user:secret@example.com:587", "lmtp:///run/lmtp")),
+        ("RELAY", "anymail.backends.mailgun.EmailBackend"),
         ("POLL_SECONDS", 1),
         ("RETRY_SECONDS", (1, 2.5)),
         ("KEEP", {"done": 0.5, "held": 0}),
@@ -149,13 +157,14 @@ def test_hostname_is_the_first_host_unless_it_is_set():
     assert MailSettings(HOSTNAME="mail.example.com").hostname == "mail.example.com"
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1:25", "[::1]:25", "mail.example.com:25"])
-def test_endpoint_is_written_as_it_is_read(text):
-    assert str(Endpoint.parse(text)) == text
+def test_password_of_a_relay_is_its_own_or_the_one_of_the_settings():
+    hosts = ["smtp://user:ours@example.com", "smtp://user@example.org", "smtp://localhost"]
 
+    conf = MailSettings(RELAY=hosts, RELAY_PASSWORD="theirs")
 
-def test_endpoint_has_the_bare_address_as_its_host():
-    assert Endpoint.parse("[::1]:25") == ("::1", 25)
+    assert [host.password for host in conf.upstreams] == ["ours", "theirs", ""]
+    assert "ours" not in repr(conf) + repr(conf.upstreams)
+    assert "theirs" not in repr(conf) + repr(conf.upstreams)
 
 
 def test_page_of_settings_names_each_variable_of_the_environment():
