@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from mailapp import bounces, dkim, outbox
+from mailapp.conf import mail_settings
 from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
 from mailapp.models.delivery import Status
@@ -29,109 +31,7 @@ from tests.waiting import DEADLINE, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-RAW = b"From: you@example.com\r\nSubject: News\r\nMessage-ID: <1@example.com>\r\n\r\nHello\r\n"
-OFFERS = "250-mx.test\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250 PIPELINING"
 MANY = [f"r{number}@client.test" for number in range(6)]
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., ScriptedServer]]:
-    """Start a smart host with replies of its own: `serve(RCPT="550 no", dot="250 ok")`."""
-    with contextlib.ExitStack() as stack:
-
-        def start(**script: str | list[str]) -> ScriptedServer:
-            named = {{"dot": "."}.get(verb, verb): reply for verb, reply in script.items()}
-            replies = {"EHLO": OFFERS, "RSET": "250 Flushed", **named}
-            return stack.enter_context(scripted_server(replies))
-
-        yield start
-
-
-@pytest.fixture
-def relay_settings(settings: Any) -> Callable[..., None]:
-    """Have relays be quick, and send to a smart host: `relay_settings(server.address)`."""
-
-    def use(address: str, **changes: Any) -> None:
-        quick = {
-            "RELAY": address,
-            "RELAY_CONNECTIONS": 1,
-            "RELAY_TIMEOUT": DEADLINE,
-            "RELAY_REST_SECONDS": [0.01],
-            "POLL_SECONDS": 0.05,
-        }
-        settings.MAIL = {**settings.MAIL, **quick, **changes}
-
-    return use
-
-
-@pytest.fixture
-def relay(relay_settings: Callable[..., None]) -> Iterator[Callable[..., Life]]:
-    """Run a relay in a thread until the test ends: `relay(server.address, RELAY_TIMEOUT=1)`."""
-    with contextlib.ExitStack() as stack:
-
-        def start(address: str, **changes: Any) -> Life:
-            relay_settings(address, **changes)
-            return stack.enter_context(running_relay())
-
-        yield start
-
-
-@contextlib.contextmanager
-def running_relay() -> Iterator[Life]:
-    lives: list[Life] = []
-    started = threading.Event()
-
-    def run() -> None:
-        try:
-            with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
-                life.on_stop(bell.wake)
-                lives.append(life)
-                started.set()
-                Relay(life, bell).work()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(DEADLINE)
-    try:
-        yield lives[0]
-    finally:
-        lives[0].stop()
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def post(message: Callable[..., Message]) -> Callable[..., Message]:
-    """Queue a mail of ours: `post("reader@client.test", "you@client.test", sender="")`."""
-
-    def make(*recipients: str, raw: bytes = RAW, sender: str = "you@example.com") -> Message:
-        return message(raw=raw, sender=sender, recipients=recipients, queue=OUTGOING, protocol="")
-
-    return make
-
-
-def tried() -> dict[str, Status]:
-    """The status of each recipient, once every delivery was tried."""
-    wait_until(lambda: not Delivery.objects.filter(status__in=["queued", "claimed"]).exists())
-    return statuses()
-
-
-def statuses() -> dict[str, Status]:
-    return {row.recipient: Status(row.status) for row in Delivery.objects.all()}
-
-
-def settled(message: Message) -> Delivery:
-    """The only delivery of a message, once it was tried."""
-    wait_until(lambda: message.deliveries.filter(attempt_set__isnull=False).exists())
-    return message.deliveries.get()
-
-
-def reports() -> list[bounces.Bounce]:
-    """The failure reports that were queued."""
-    found = [bounces.read(message.raw) for message in Message.objects.filter(sender="")]
-    return [report for report in found if report is not None]
 
 
 # What goes well
@@ -550,6 +450,17 @@ def test_relay_sends_no_more_than_it_has_in_hand_while_nothing_can_be_settled(se
 
     assert sent == IN_HAND
     wait_until(lambda: Delivery.objects.filter(status=Status.DONE).count() == IN_HAND + 10)
+
+
+def test_notes_of_what_was_sent_are_struck_once_it_is_settled(serve, relay, post):
+    server = serve()
+    relay(server.address)
+    folder = Path(mail_settings().RUN_DIR) / "relay"
+
+    for number in range(3):
+        settled(post(f"r{number}@client.test"))
+
+    wait_until(lambda: [page.stat().st_size for page in folder.glob("*.notes")] == [0, 0])
 
 
 def test_rest_of_a_mail_for_many_goes_on_after_the_smart_host_was_in_trouble(serve, relay, post):
