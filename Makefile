@@ -1,6 +1,8 @@
 # What a newcomer types. DATABASE_URL and the other variables of docs/settings.md are obeyed.
 
 PYTHON ?= python3
+# The newest that we support, which pyenv may have put aside; with it comes the newest Django.
+NEWEST_PYTHON ?= $(lastword python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python))
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet
 MANAGE := $(VENV)/bin/python manage.py
@@ -12,7 +14,7 @@ PYTEST := $(VENV)/bin/pytest --numprocesses=4 --dist=worksteal
 POSTGRES := $(filter postgres% pgsql%,$(firstword $(subst :, ,$(value DATABASE_URL))))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench docs reference clean
+.PHONY: help install run test test-newest check bench docs reference clean
 .SILENT:
 
 help: ## list what can be made
@@ -28,6 +30,13 @@ run: install ## start the receiver, workers, relay, catcher and admin in the for
 test: $(VENV)/installed-test ## test on SQLite, then on PostgreSQL
 	$(PYTEST)
 	$(PYTEST) --database=postgresql
+
+test-newest: ## the same on the newest Python and Django that we support, where that Python is
+	if $(NEWEST_PYTHON) -c '' 2>/dev/null; then \
+		$(MAKE) --no-print-directory test VENV=$(VENV)-newest PYTHON=$(NEWEST_PYTHON); \
+	else \
+		echo "No $(NEWEST_PYTHON) here. Name one: make test-newest NEWEST_PYTHON=/path/of/python"; \
+	fi
 
 check: $(VENV)/installed-test $(VENV)/installed-dev $(VENV)/installed-docs ## check settings, migrations, style, types, layers and docs
 	$(MANAGE) check --fail-level WARNING
