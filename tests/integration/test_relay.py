@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
-import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from mailapp import bounces, dkim, outbox
+from mailapp import dkim, outbox
 from mailapp.conf import mail_settings
-from mailapp.lifecycle import Life, living
+from mailapp.lifecycle import Life
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
 from mailapp.models.delivery import Status
 from mailapp.relay.work import IN_HAND, Relay
 from mailapp.wakeup import listen, notify
-from tests.integration.scripted_server import DROP, HOLD, SILENCE, ScriptedServer, scripted_server
+from tests.integration.conftest import RAW
+from tests.integration.relaying import reports, settled, statuses, tried
+from tests.integration.scripted_server import DROP, HOLD, SILENCE
 from tests.signatures import verdicts
 from tests.waiting import DEADLINE, wait_until
 

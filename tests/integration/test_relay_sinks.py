@@ -15,8 +15,8 @@ import pytest
 from mailapp.models import OUTGOING, Delivery, Message
 from mailapp.models.delivery import Status
 from mailapp.routing import route, stateless
+from tests.integration.relaying import running_relay
 from tests.integration.sinks import LAX, STRICT, Sink, sink
-from tests.integration.test_relay import running_relay
 from tests.plain_reader import BARE
 from tests.vectors import REASON, octets, vectors
 from tests.waiting import DEADLINE, wait_until

@@ -13,8 +13,8 @@ from mailapp import outbox
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Suppression
 from mailapp.models.delivery import Status
 from mailapp.relay import wire
+from tests.integration.relaying import running_relay
 from tests.integration.sinks import STRICT, Sink, sink
-from tests.integration.test_relay import running_relay
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
