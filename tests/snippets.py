@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 
 _FENCE = re.compile(
     r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
+_COMMAND = re.compile(r"(?:python -m mailapp|(?:python )?manage\.py) ")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class Snippet:
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
+
+    @property
+    def commands(self) -> list[str]:
+        """What is to be typed: all of `sh`, and our commands that stand above what they print."""
+        lines = self.text.replace("\\\n", "").splitlines()
+        if self.language == "sh":
+            return [line for line in lines if line.strip()]
+        return [line for line in lines if not self.language and _COMMAND.match(line)]
 
 
 def snippets(page: str) -> Iterator[Snippet]:
