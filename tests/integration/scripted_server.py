@@ -30,6 +30,9 @@ _LARGEST = 2**24  # octets of a message
 DROP = "drop"  # closes the connection instead of replying
 SILENCE = "silence"  # says nothing
 HOLD = "hold"  # replies as usual, but only when the test says `go_on`
+ENDLESS = "endless"  # goes on with the reply as long as anybody listens
+DRIBBLE = "dribble"  # the same, an octet at a time, each in time
+CUT = "cut"  # after DATA: closes the connection in the middle of the message
 
 Script = Mapping[str, "str | list[str]"]
 
@@ -78,10 +81,17 @@ class _Session:
                 self.accepted += 1
             elif verb == "STARTTLS" and reply.startswith("2") and self.tls:
                 await self.writer.start_tls(self.tls)
+            elif reply == CUT:
+                self.writer.write(b"354 Go ahead\r\n")
+                await self.reader.readline()
+                return
             elif reply.startswith("354"):
                 self.server.messages.append(await self.message())
                 for _ in range(self.accepted if self.lmtp else 1):
                     reply = await self.answer(".")
+                    if reply == DROP:
+                        return
+                self.accepted = 0
 
     async def answer(self, verb: str) -> str:
         replies = self.script[verb]
@@ -89,7 +99,11 @@ class _Session:
         if reply == HOLD:
             await asyncio.to_thread(self.server.go_on.wait, DEADLINE)
             reply = REPLIES[verb]
-        if reply not in {DROP, SILENCE}:
+        while reply in {ENDLESS, DRIBBLE}:
+            self.writer.write(b"250-More\r\n" * 1000 if reply == ENDLESS else b"2")
+            await self.writer.drain()
+            await asyncio.sleep(0 if reply == ENDLESS else 0.01)
+        if reply not in {DROP, SILENCE, CUT}:
             self.writer.write(reply.encode() + b"\r\n")
             await self.writer.drain()
         return reply
