@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.installation import build_wheel
+from tests.installation import build_wheel, install
 from tests.project import ROOT
+from tests.reader import reading
+
+pytestmark = pytest.mark.any_database
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,27 @@ def test_wheel_names_what_it_needs(wheel: Path):
         Requirement(line) for line in wanted if not line.startswith("#")
     }
     assert metadata["License-Expression"] == "BSD-3-Clause"
+
+
+def test_newcomer_has_an_answer_in_half_a_minute(wheel: Path, tmp_path: Path):
+    programs = install(wheel, tmp_path / ".venv")
+    with reading(tmp_path) as newcomer:
+        newcomer.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+        del newcomer.environment["PYTHONPATH"]
+        where = newcomer.type("python -c 'import mailapp; print(mailapp.__file__)'")
+        assert where.startswith(str(tmp_path / ".venv"))
+
+        newcomer.type("python -m mailapp startmail mymail")
+        newcomer.type("cd mymail")
+        newcomer.type("python manage.py migrate")
+        newcomer.type("python manage.py runmail --detach")
+        assert "9 passed" in newcomer.type("python -W error -m pytest")
+        newcomer.type("python manage.py sendtest --to guestbook@localhost --from you@example.com")
+        newcomer.wait_for_the_mail()
+        [answer] = newcomer.caught()
+        assert "Subject: Who are you?" in answer
+        assert "NAMING" in newcomer.type(
+            "python manage.py mailroutes guestbook@localhost --from you@example.com"
+        )
+        newcomer.type("python manage.py stopmail")
+        assert not newcomer.runs()
