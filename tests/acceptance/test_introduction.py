@@ -13,6 +13,19 @@ from packaging.requirements import Requirement
 from tests.installation import build_wheel, install
 from tests.project import ROOT
 from tests.reader import reading
+from tests.snippets import snippets
+
+#: What the README of a project says, and what is typed here instead.
+INSTEAD = {
+    "python -m venv .venv": "",
+    ". .venv/bin/activate": "",
+    "pip install -r requirements.txt": "",
+    "python manage.py runmail": "python manage.py runmail --detach",
+    "pytest": "python -W error -m pytest",
+    "DEBUG=0 python manage.py check --deploy": "! DEBUG=0 python manage.py check --deploy 2>&1",
+}
+ROUTES = "python manage.py mailroutes guestbook@localhost --from you@example.com"
+SUBJECTS = {"Who are you?", "Please sign, Ada", "Thank you, Ada"}
 
 pytestmark = pytest.mark.any_database
 
@@ -52,25 +65,32 @@ def test_wheel_names_what_it_needs(wheel: Path):
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
 
-def test_newcomer_has_an_answer_in_half_a_minute(wheel: Path, tmp_path: Path):
+def commands(project: Path) -> list[str]:
+    """What the README of a project says is to be typed, in order."""
+    said = [each for block in snippets(str(project / "README.md")) for each in block.commands]
+    return [typed for each in said if (typed := INSTEAD.get(each, each))]
+
+
+def subject(mail: str) -> str:
+    return HeaderParser().parsestr(mail)["Subject"]
+
+
+def test_newcomer_types_what_the_readme_says(wheel: Path, tmp_path: Path):
     programs = install(wheel, tmp_path / ".venv")
     with reading(tmp_path) as newcomer:
         newcomer.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         del newcomer.environment["PYTHONPATH"]
-        where = newcomer.type("python -c 'import mailapp; print(mailapp.__file__)'")
-        assert where.startswith(str(tmp_path / ".venv"))
 
         newcomer.type("python -m mailapp startmail mymail")
         newcomer.type("cd mymail")
-        newcomer.type("python manage.py migrate")
-        newcomer.type("python manage.py runmail --detach")
-        assert "9 passed" in newcomer.type("python -W error -m pytest")
-        newcomer.type("python manage.py sendtest --to guestbook@localhost --from you@example.com")
+        said = {command: newcomer.type(command) for command in commands(newcomer.folder)}
         newcomer.wait_for_the_mail()
-        [answer] = newcomer.caught()
-        assert "Subject: Who are you?" in answer
-        assert "NAMING" in newcomer.type(
-            "python manage.py mailroutes guestbook@localhost --from you@example.com"
-        )
+
+        assert "9 passed" in said["python -W error -m pytest"]
+        assert "returns the next state" in said[ROUTES]
+        assert "security.W009" in said[INSTEAD["DEBUG=0 python manage.py check --deploy"]]
+        assert {subject(mail) for mail in newcomer.caught()} == SUBJECTS
         newcomer.type("python manage.py stopmail")
         assert not newcomer.runs()
+        where = newcomer.type("python -c 'import mailapp; print(mailapp.__file__)'")
+        assert where.startswith(str(tmp_path / ".venv"))
