@@ -7,6 +7,7 @@ from .conversation import Conversation, Transition
 from .delivery import Attempt, Delivery
 from .duty import Duty
 from .handler import Handler
+from .imported import Imported
 from .message import Message, NewMail, RawMessage
 from .place import Place
 from .process import Process
@@ -25,6 +26,7 @@ __all__ = [
     "Delivery",
     "Duty",
     "Handler",
+    "Imported",
     "Message",
     "NewMail",
     "Place",

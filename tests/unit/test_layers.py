@@ -12,16 +12,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 # As docs/architecture.md draws it, from the bottom to the edges. A package counts as one.
 ORDER = [
-    *["endpoints", "conf", "errors", "ages"],
+    *["endpoints", "logs", "conf", "errors", "ages"],
     *["addresses", "mime"],
     *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
-    *["filelock", "pidfile", "wakeup", "storage", "maildir", "models"],
+    *["filelock", "pidfile", "wakeup", "storage", "maildir", "mailboxes", "models", "way"],
     *["children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
     *["returns", "lists", "backends"],
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],
-    *["handlers"],
+    *["handlers", "pickup"],
     *["counting", "overview", "dialogue", "devserver", "supervisor", "testing"],
     *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
     *["__main__"],
