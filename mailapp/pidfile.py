@@ -87,9 +87,8 @@ class PidFile:
             return file
 
     def _give_up(self, file: IO[bytes]) -> None:
-        with self._alone():
-            self.path.unlink(missing_ok=True)
-            file.close()
+        with self._alone(), file, contextlib.suppress(OSError):  # what is left is free
+            self.path.unlink()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

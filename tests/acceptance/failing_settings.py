@@ -19,7 +19,8 @@ MAIL = {
 LOGGING = {
     **LOGGING,
     "formatters": {
-        "line": {**LOGGING["formatters"]["line"], "()": "tests.failpoints.Formatter"},
+        name: {**formatter, "()": "tests.failpoints.Formatter"}
+        for name, formatter in LOGGING["formatters"].items()
     },
 }
 
