@@ -162,7 +162,22 @@ def project(
 
     What it started is ended with the test, which fails if any of it printed a traceback.
     """
+    with _projects(project_databases, django_db_blocker) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_project(
+    project_databases: Databases, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Callable[..., Project]]:
+    """As `project`, for all tests of a module, each of which leaves it as good as it was."""
+    with _projects(project_databases, django_db_blocker) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def _projects(databases: Databases, blocker: DjangoDbBlocker) -> Iterator[Callable[..., Project]]:
     from tests.project import projects
 
-    with django_db_blocker.unblock(), projects(project_databases) as make:
+    with blocker.unblock(), projects(databases) as make:
         yield make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mailbox
 import smtplib
 from collections.abc import Callable
@@ -31,16 +32,23 @@ FOREIGN = {
 RAW = b"Subject: =?utf-8?q?Caf=C3=A9?=\r\nX-Odd:  two  blanks\r\n\r\n.dots \r\n..and more\r\n"
 
 
-@pytest.fixture
-def forwarding(project: Callable[..., Project]) -> Project:
+@pytest.fixture(scope="module")
+def forwarding(shared_project: Callable[..., Project]) -> Project:
     """A server that forwards all it is allowed to."""
     from mailapp.models import Handler
 
-    running = project()
+    running = shared_project(WEB="")
     forward = running.query(Handler).filter(module="mailapp.handlers.forward")
     assert forward.update(enabled=True)
     running.start("runmail", until="Ctrl-C ends everything.")
     return running
+
+
+def listens(server: Project) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        session(server).close()
+        return True
+    return False
 
 
 def session(server: Project) -> smtplib.SMTP:
@@ -51,9 +59,11 @@ def session(server: Project) -> smtplib.SMTP:
     return connected
 
 
+@pytest.mark.any_database
 def test_recipient_that_no_handler_knows_is_refused_in_the_dialogue(project):
     server = project()
-    server.start("runmail", until="Ctrl-C ends everything.")
+    server.start("runmail", "--only", "receiver", until="")
+    wait_until(lambda: listens(server))
 
     with session(server) as smtp:
         smtp.mail("stranger@elsewhere.test")
@@ -67,6 +77,8 @@ def test_recipient_that_no_handler_knows_is_refused_in_the_dialogue(project):
 def test_server_is_no_open_relay(forwarding):
     from mailapp.models import Message
 
+    before = forwarding.query(Message).count()
+
     for sender in SENDERS:
         for recipient, enhanced_status in FOREIGN.items():
             with session(forwarding) as smtp:
@@ -78,7 +90,7 @@ def test_server_is_no_open_relay(forwarding):
                 assert text.decode().startswith(enhanced_status), recipient
                 assert smtp.docmd("DATA")[0] == 503
 
-    assert not forwarding.query(Message).exists()
+    assert forwarding.query(Message).count() == before
 
 
 @pytest.mark.parametrize("sender", ["stranger@elsewhere.test", ""])
@@ -87,7 +99,9 @@ def test_mail_for_our_hosts_is_forwarded_as_it_came(forwarding, sender):
         smtp.sendmail(sender, ["any-body@localhost"], RAW)
 
     maildir = mailbox.Maildir(forwarding.caught)
-    [caught] = wait_until(maildir.keys)
-    assert maildir[caught]["Return-Path"] == f"<{sender}>"
-    assert maildir[caught]["Delivered-To"] == "any-body@localhost"
-    assert maildir.get_bytes(caught).endswith(RAW.replace(b"\r\n", b"\n"))
+    [key] = wait_until(maildir.keys)
+    caught, octets = maildir[key], maildir.get_bytes(key)
+    maildir.remove(key)
+    assert caught["Return-Path"] == f"<{sender}>"
+    assert caught["Delivered-To"] == "any-body@localhost"
+    assert octets.endswith(RAW.replace(b"\r\n", b"\n"))
