@@ -76,6 +76,19 @@ class Maildir(mailbox.Maildir):
             found = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
         return sorted(found, key=arrival)
 
+    def subfolder(self, name: str) -> Maildir:
+        """A Maildir within this one, as readers know them; made when it is first asked for."""
+        folder = Maildir(self.path / f".{name}", create=True)
+        (folder.path / "maildirfolder").touch()
+        return folder
+
+    def free_place(self, name: str) -> Path:
+        """A path in `new` that nothing has, called `name` if that is free."""
+        place = self.path / "new" / name
+        while os.path.lexists(place):
+            place = place.with_name(f"{_unique_name()}.{name}")
+        return place
+
     def remove_halves(self) -> None:
         """Remove what was begun in `tmp` 36 hours ago or more, and never ended."""
         with os.scandir(self.path / "tmp") as entries:

@@ -32,6 +32,19 @@ class UnheardQuerySet(models.QuerySet["Unheard"]):
             ignore_conflicts=True,
         )
 
+    def remember(self, marks: Iterable[tuple[str, int]]) -> None:
+        """Note messages by digests; raise IntegrityError if one of these is noted already."""
+        rows = [Unheard(digest=digest, message_id=message) for digest, message in marks]
+        Unheard.objects.using(self.db).bulk_create(rows)
+
+    def known(self, marks: Iterable[str]) -> set[str]:
+        """Those of the digests that are noted."""
+        return set(self.filter(digest__in=list(marks)).values_list("digest", flat=True))
+
+    def drop(self, marks: Iterable[str]) -> None:
+        """Forget digests that nobody will find again."""
+        self.filter(digest__in=list(marks)).delete()
+
     def since(self, moment: datetime) -> Self:
         """What was noted from then on."""
         return self.filter(created_at__gte=moment)

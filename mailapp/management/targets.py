@@ -1,0 +1,44 @@
+"""What a command works on, as it is written on its line: a queue by name, or a Maildir by path."""
+
+from __future__ import annotations
+
+import mailbox
+import re
+from pathlib import Path
+
+from django.core.management.base import CommandError
+from django.db import OperationalError
+
+from mailapp.maildir import Maildir
+from mailapp.models import Queue
+
+from .starting import database_away
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def queue_or_maildir(text: str) -> Queue | Maildir:
+    """Return the queue of that name; what has more than a name, such as a slash, is a path.
+
+    Raise CommandError, in words for who typed it.
+    """
+    return _queue(text) if _NAME.fullmatch(text) else _maildir(text)
+
+
+def _queue(name: str) -> Queue:
+    try:
+        queue = Queue.objects.filter(name=name).first()
+        known = ", ".join(Queue.objects.values_list("name", flat=True))
+    except OperationalError as error:
+        raise database_away(error) from error
+    if queue is None:
+        folder = f" For the folder, write ./{name}." if Path(name).is_dir() else ""
+        raise CommandError(f"There is no queue {name}, but there are {known}.{folder}")
+    return queue
+
+
+def _maildir(path: str) -> Maildir:
+    try:
+        return Maildir(path)
+    except (mailbox.NoSuchMailboxError, OSError) as error:
+        raise CommandError(f"{path} is no Maildir: it has no folder new.") from error
