@@ -9,6 +9,11 @@ ROOT = Path(__file__).parents[2]
 
 #: The first cell of each row, and the tests of what the row says, by name.
 TESTS = {
+    "(in a Maildir)": [
+        "deq_that_is_killed_before_any_act_loses_nothing_and_repeats_nothing",
+        "pickups_of_one_maildir_share_the_work",
+        "what_cannot_be_stored_stays",
+    ],
     "(arriving)": [
         "retry_of_a_mail_that_was_stored_is_not_stored_again_after_a_kill",
         "what_was_answered_250_is_worked_exactly_once_whatever_fails",
