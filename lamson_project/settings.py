@@ -11,6 +11,7 @@ import dj_database_url
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from mailapp import logs
 from mailapp.conf import SQLITE_OPTIONS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -23,6 +24,14 @@ def _flag(name: str, default: str) -> bool:
     if value not in {"1", "0", "true", "false", "yes", "no", "on", "off", ""}:
         raise ImproperlyConfigured(f"{name} must be 1 or 0, not {value!r}")
     return value in {"1", "true", "yes", "on"}
+
+
+def _one_of(name: str, default: str, *others: str) -> str:
+    value = os.environ.get(name) or default
+    if value not in {default, *others}:
+        choices = ", ".join([default, *others])
+        raise ImproperlyConfigured(f"{name} must be one of {choices}, not {value!r}")
+    return value
 
 
 def _list(name: str, default: str) -> list[str]:
@@ -118,6 +127,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
+WEB = os.environ.get("WEB", "127.0.0.1:8000" if DEBUG else "")
 MAIL = {
     "HOSTS": _list("MAIL_HOSTS", "localhost"),
     "RECEIVER": os.environ.get("MAIL_RECEIVER", "127.0.0.1:8823"),
@@ -125,7 +135,8 @@ MAIL = {
     "RELAY_PASSWORD": os.environ.get("MAIL_RELAY_PASSWORD", ""),
     "CATCHER": os.environ.get("MAIL_CATCHER", "127.0.0.1:8899" if DEBUG else ""),
     "CATCHER_QUEUE": str(RUN_DIR / "queue"),
-    "WEB": os.environ.get("WEB", "127.0.0.1:8000" if DEBUG else ""),
+    "WEB": WEB,
+    "ADMIN_URL": f"http://{WEB}/admin/" if WEB else "",
     "UNSUBSCRIBE_URL": os.environ.get("UNSUBSCRIBE_URL", ""),
     "RUN_DIR": str(RUN_DIR),
     "LOG_DIR": str(LOG_DIR),
@@ -138,21 +149,11 @@ else:
 # In development anybody may make a list by subscribing to it.
 MAILING_LISTS = {"CREATE_ON_SUBSCRIBE": DEBUG}
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"format": "{asctime} {levelname:<7} {name}: {message}", "style": "{"},
-    },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": "WARNING"},
-    "loggers": {
-        "mailapp": {"level": "INFO"},
-        "examples": {"level": "INFO"},
-        "django": {"handlers": ["console"], "level": "WARNING", "propagate": False},
-        "django.server": {"handlers": ["console"], "level": "WARNING", "propagate": False},
-    },
-}
+LOGGING = logs.logging_settings(
+    form=_one_of("LOG_FORMAT", *logs.FORMS),
+    level=_one_of("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR"),
+    folder=LOG_DIR if _flag("LOG_FILES", "0") else None,  # `runmail --detach` sets it
+)
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

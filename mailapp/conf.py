@@ -332,6 +332,9 @@ class MailSettings:
         "the PEM file of an RSA or Ed25519 key.",
         _are_keys_of_domains,
     )
+    ADMIN_URL: str = _setting(
+        "", "Where the admin is, for links to each mail in the log; empty: none.", _is_url_or_empty
+    )
     UNSUBSCRIBE_URL: str = _setting(
         "",
         "Where `mailapp.urls` serves `unsubscribe/`, for links in the mail of lists; empty: none.",

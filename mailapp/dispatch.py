@@ -123,6 +123,11 @@ class Plan:
         """The id of the Handler that takes the mail: the one with the state, else the last."""
         return self.matches[-1].handler.row
 
+    @property
+    def handler_name(self) -> str:
+        """The name of that Handler."""
+        return self.matches[-1].handler.name
+
 
 @dataclass
 class Effects:
@@ -130,6 +135,11 @@ class Effects:
 
     posted: Collected
     moves: list[Move] = field(default_factory=list)
+
+    @property
+    def course(self) -> tuple[str, str]:
+        """The state that the run began with and the one that it ended with; "" without any."""
+        return (self.moves[0].from_state, self.moves[-1].to_state) if self.moves else ("", "")
 
 
 def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Plan:

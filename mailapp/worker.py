@@ -27,6 +27,7 @@ from mailapp import (
     outbox,
     registry,
     timers,
+    way,
 )
 from mailapp.conf import mail_settings
 from mailapp.errors import (
@@ -164,6 +165,7 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
             raise
         _one_by_one(turn, error)
     else:
+        turn.tell()
         if turn.outside:
             _run_outside(turn.outside, router)
     return len(turn.tried)
@@ -190,6 +192,8 @@ def _run_outside(plan: dispatch.Plan, router: Router) -> None:
             failures.let_hooks_fail_alone()
     except (Exception, SystemExit) as error:
         _settle_failure(plan.request.delivery, router, error, plan)
+    else:
+        turn.tell()
 
 
 def _settle_failure(
@@ -205,6 +209,8 @@ def _settle_failure(
             turn.settle()
     except ClaimLost as lost:
         logger.warning("Delivery %d: %s", delivery.pk, lost)
+    else:
+        turn.tell()
 
 
 class _Turn:
@@ -217,6 +223,7 @@ class _Turn:
         self.plan: dispatch.Plan | None = None  #: of the delivery that was tried last
         self.outside: dispatch.Plan | None = None  #: found on the way; runs after the commit
         self.outcomes: dict[Delivery, Outcome] = {}
+        self.handlings: dict[Delivery, way.Handling] = {}  #: of those that a handler takes
         self.posted = Collected()
 
     def work(self, batch: Sequence[Delivery]) -> None:
@@ -263,6 +270,7 @@ class _Turn:
         self.posted.add(effects.posted)
         if plan.line:
             Place.objects.leave([plan.request.delivery.pk])
+        self.handlings[plan.request.delivery] = way.Handling(plan.handler_name, *effects.course)
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
             reply=mime.one_line(plan.request.note),
@@ -289,8 +297,10 @@ class _Turn:
             reply = self._tell_sender(delivery, reply)
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
-        if plan and plan.line:
-            _keep_order(delivery, plan.line, ending)
+        if plan:
+            self.handlings[delivery] = way.Handling(plan.handler_name)
+            if plan.line:
+                _keep_order(delivery, plan.line, ending)
         self.outcomes[delivery] = Outcome(
             status=ending,
             reply=reply,
@@ -328,6 +338,11 @@ class _Turn:
         self.conversations.write()
         outbox.store(self.posted)
         Delivery.objects.settle(self.outcomes)
+
+    def tell(self) -> None:
+        """Log what became of each, once it is committed."""
+        for delivery, outcome in self.outcomes.items():
+            way.handled(delivery, outcome, self.handlings.get(delivery))
 
 
 def _keep_order(delivery: Delivery, line: Conversation, ending: Status) -> None:

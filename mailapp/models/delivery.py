@@ -154,6 +154,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Deliveries that bring the bytes of their message along, each its own copy."""
         return self.select_related("message__raw_message")
 
+    def with_cause(self) -> Self:
+        """Deliveries with `cause_message`, the id of the message whose handler sent this one."""
+        return self.annotate(cause_message=F("message__cause__message"))
+
     def expired(self) -> Self:
         """Deliveries that `KEEP` keeps no longer, so many days after their last try."""
         return self.filter(_expired())

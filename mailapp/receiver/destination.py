@@ -16,6 +16,7 @@ from typing import BinaryIO
 from django.core.files.storage import storages
 from django.db import connection
 
+from mailapp import way
 from mailapp.addresses import fold, split
 from mailapp.children import Running
 from mailapp.conf import MailSettings
@@ -116,6 +117,8 @@ class HandlersDestination:
             return Kept(replies.with_id(replies.NOT_STORED, _logged(error)))
         if key is None and mail.file:  # it was stored before, under another name
             await asyncio.to_thread(_remove, mail.file)
+        if key is not None:
+            way.accepted(key, mail)
         return Kept(replies.STORED, key)
 
     def unheard(self, key: int) -> None:

@@ -12,7 +12,7 @@ from time import monotonic
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from mailapp import dsn, mime
+from mailapp import dsn, mime, way
 from mailapp.addresses import fold
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Backend, Upstream
@@ -112,7 +112,8 @@ class Relay:
             if not in_hand:
                 release_dead(idle=self._life)
             room = IN_HAND - in_hand
-            self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
+            due = Delivery.objects.with_cause()
+            self._claimed += _mailings(due.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
         self._life.activity = f"{self._in_hand()} deliveries in hand"
 
@@ -256,6 +257,8 @@ def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) ->
     with transaction.atomic():
         Delivery.objects.settle(_tell_senders(outcomes, heads))
         Suppression.objects.note_failures({each: outcomes[each].reply for each in failed})
+    for delivery, outcome in outcomes.items():
+        way.sent(delivery, outcome)
 
 
 def _tell_senders(

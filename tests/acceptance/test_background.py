@@ -49,6 +49,11 @@ def test_server_goes_to_the_background_is_looked_at_restarted_and_ended(installa
     send(installation)
     wait_until(lambda: list(installation.caught.glob("new/*")))
 
+    log = installation.folder / "logs" / "mail.log"
+    wait_until(lambda: " sent what it caused" in log.read_text())
+    way = [line.partition("mail 1 ")[2].split()[0] for line in log.read_text().splitlines()]
+    assert way == ["accepted", "handled", "sent"]
+
     code, said = status(installation)
     assert code == 0
     assert (said["running"], said["pid"]) == (True, pid_of(installation))
