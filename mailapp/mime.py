@@ -381,6 +381,16 @@ def mailbox(value: str) -> tuple[str, str]:
     return decoded(name), address
 
 
+def mailboxes(value: str) -> list[tuple[str, str]]:
+    """Return the display name and the address of each mailbox of a field; never raises."""
+    text = one_line(to_text(_as_bytes(value[:20_000]), None))
+    try:
+        found = email.utils.getaddresses([text])
+    except RecursionError:  # of comments in comments
+        return []
+    return [(decoded(name), address) for name, address in found]
+
+
 def message_ids(value: str) -> list[str]:
     """Return the well-formed ones of the ids in a Message-ID or References field."""
     return re.findall(r"<[!-;=?-~]{1,250}>", value)

@@ -6,7 +6,7 @@ import email.message
 import io
 from collections.abc import Sequence
 from email.generator import BytesGenerator
-from email.utils import getaddresses, quote
+from email.utils import quote
 from typing import Any
 
 import django
@@ -33,11 +33,7 @@ class Letter:
 
     def _boxes(self, field: str) -> dict[str, str]:
         """The mailboxes of a field, by folded address."""
-        value = mime.raw_header(self._parsed, field)[:20_000]
-        try:
-            found = getaddresses([mime.one_line(value)])
-        except RecursionError:  # of comments in comments
-            return {}
+        found = mime.mailboxes(mime.raw_header(self._parsed, field))
         return {fold(address): _box(name, address) for name, address in found if "@" in address}
 
     def together(self, recipients: Sequence[str]) -> list[str]:
@@ -68,11 +64,11 @@ class Letter:
             reply_to=list(self._boxes("Reply-To").values()),
             headers=self._headers(),
         )
-        author = mime.mailbox(mime.raw_header(self._parsed, "From"))
-        mail.from_email = _box(*author) if author[1] else sender
-        if sender and fold(sender) != fold(author[1]):
+        authors = self._boxes("From")
+        mail.from_email = next(iter(authors.values()), sender)
+        if sender and authors and [fold(sender)] != list(authors):
             mail.from_email = sender
-            mail.extra_headers["From"] = mime.header(self._parsed, "From")
+            mail.extra_headers["From"] = ", ".join(authors.values())
         mail.stored = self._raw
         for part in mime.parts(self._parsed):
             _add(mail, part)
@@ -87,7 +83,7 @@ class Letter:
 
 
 def _box(name: str, address: str) -> str:
-    return f'"{quote(mime.decoded(name))}" <{address}>' if name else address
+    return f'"{quote(name)}" <{address}>' if name else address
 
 
 def _add(mail: StoredMail, part: email.message.Message) -> None:
