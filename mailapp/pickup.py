@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from django.db import Error, IntegrityError, connection, transaction
 from django.utils import timezone
@@ -25,10 +24,10 @@ from django.utils import timezone
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.lifecycle import Life
+from mailapp.mailboxes import as_received
 from mailapp.maildir import Maildir, read_envelope
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Message, NewMail, Unheard
-from mailapp.models.message import keep_large
 from mailapp.receiver.destination import Recipients
 from mailapp.registry import current_router
 from mailapp.routing import Router
@@ -41,8 +40,6 @@ REASONS = "reasons.txt"  #: in it: a line for each
 _LOOK_SECONDS = 1.0
 _PROTOCOL = "MAILDIR"
 _OCTETS_IN_HAND = 8 * 1024 * 1024
-_HEAD = 65536
-_PIECE = 1024 * 1024
 
 
 class _Unfit(Exception):
@@ -61,15 +58,6 @@ class _Found:
     mail: NewMail
     mark: str  #: under which it is noted as stored
     refused: str  #: which of its recipients do not get it, and why
-    large: BinaryIO | None  #: the file of a mail that is too large for a row
-
-    def kept(self) -> NewMail:
-        """Return the mail as it can be stored, a large one with its bytes in the storage."""
-        if self.large is None:
-            return self.mail
-        self.large.seek(0)
-        size = os.fstat(self.large.fileno()).st_size
-        return self.mail._replace(file=keep_large(self.large), file_size=size)
 
 
 @dataclass
@@ -94,19 +82,19 @@ class Pickup:
         What cannot be taken goes to the subfolder `errors`, with its reason in a file there. When
         the database or a disk fails, that is raised, and what is not stored stays where it is.
         """
-        with self.maildir.taken_alone(), contextlib.ExitStack() as files:
+        with self.maildir.taken_alone():
             if not self._listed:
                 self._listed.extend(self.maildir.arrivals())
             before = self.taken + self.put_aside
-            self._take(list(self._read_some(files)))
+            self._take(list(self._read_some()))
             return bool(self._listed) or self.taken + self.put_aside > before
 
-    def _read_some(self, files: contextlib.ExitStack) -> Iterator[_Found]:
+    def _read_some(self) -> Iterator[_Found]:
         recipients, octets = Recipients(self._router), 0
         for _ in range(min(mail_settings().BATCH_SIZE, len(self._listed))):
             path = self._listed.popleft()
             try:
-                found = self._read(path, files, recipients)
+                found = self._read(path, recipients)
             except FileNotFoundError:  # somebody else has taken or read it
                 continue
             except _Unfit as why:
@@ -125,24 +113,26 @@ class Pickup:
     def _router(self) -> Router:
         return current_router(max_age=0, queue=self.queue)
 
-    def _read(self, path: Path, files: contextlib.ExitStack, recipients: Recipients) -> _Found:
-        file = files.enter_context(_opened(path))
-        large = _size(file) > mail_settings().INLINE_SIZE
-        raw, mark = _content(path, file, _HEAD if large else None)
-        sender, named = self._envelope(raw)
+    def _read(self, path: Path, recipients: Recipients) -> _Found:
+        content = _content(path)
+        sender, named = self._envelope(content)
         refusals = {each: recipients.refusal(each) for each in named}
         refused = ", ".join(f"{each}: {why.decode()}" for each, why in refusals.items() if why)
         accepted = [each for each, why in refusals.items() if not why]
         if not accepted:
             raise _Unfit(refused)
         mail = NewMail(
-            raw=raw, sender=sender, recipients=accepted, queue=self.queue, protocol=_PROTOCOL
+            raw=as_received(content),
+            sender=sender,
+            recipients=accepted,
+            queue=self.queue,
+            protocol=_PROTOCOL,
         )
-        return _Found(path, mail, mark, refused, file if large else None)
+        return _Found(path, mail, _mark(path, content), refused)
 
-    def _envelope(self, raw: bytes) -> tuple[str, Sequence[str]]:
+    def _envelope(self, content: bytes) -> tuple[str, Sequence[str]]:
         try:
-            sender, recipients = read_envelope(raw)
+            sender, recipients = read_envelope(content)
         except BadAddress as error:
             raise _Unfit(str(error)) from error
         if sender is None:
@@ -179,41 +169,36 @@ class Pickup:
             logger.warning("%s is put aside: %s", visible(path.name), why)
 
 
-def _opened(path: Path) -> BinaryIO:
-    """Open a plain file, and nothing that would make us wait. Raise _Unfit, FileNotFoundError."""
+def _content(path: Path) -> bytes:
+    """Read a plain file, and nothing that would have us wait. Raise _Unfit, FileNotFoundError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(path, "rb", opener=_without_waiting) as file:
+            _check(os.fstat(file.fileno()))
+            return file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _Unfit(f"it cannot be opened: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise _Unfit("it is no plain file")
-    return os.fdopen(fd, "rb")
-
-
-def _size(file: BinaryIO) -> int:
-    size, most = os.fstat(file.fileno()).st_size, mail_settings().MAX_MESSAGE_SIZE
-    if not size:
-        raise _Unfit("it is empty")
-    if size > most:
-        raise _Unfit(f'it has {size} octets, and MAIL["MAX_MESSAGE_SIZE"] is {most}')
-    return size
-
-
-def _content(path: Path, file: BinaryIO, most: int | None) -> tuple[bytes, str]:
-    """Read a file; return its first octets and the mark that tells it from any other."""
-    name = path.name.partition(":")[0]  # what follows are flags, which a reader may change
-    mark = hashlib.sha256(b"\0".join([b"maildir", os.fsencode(name), b""]))
-    try:
-        raw = file.read(most if most is not None else -1)
-        mark.update(raw)
-        while piece := file.read(_PIECE):
-            mark.update(piece)
-    except OSError as error:
         raise _Unfit(f"it cannot be read: {error.strerror}") from error
-    return raw, mark.hexdigest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _check(file: os.stat_result) -> None:
+    most = mail_settings().MAX_MESSAGE_SIZE
+    if not stat.S_ISREG(file.st_mode):
+        raise _Unfit("it is no plain file")
+    if not file.st_size:
+        raise _Unfit("it is empty")
+    if file.st_size > most:
+        raise _Unfit(f'it has {file.st_size} octets, and MAIL["MAX_MESSAGE_SIZE"] is {most}')
+
+
+def _mark(path: Path, content: bytes) -> str:
+    """What tells a mail from any other: the name that its file has for ever, and its bytes."""
+    name = os.fsencode(path.name).partition(b":")[0]  # then come flags, which readers change
+    return hashlib.sha256(b"\0".join([b"maildir", name, content])).hexdigest()
 
 
 def _store(batch: Sequence[_Found]) -> None:
@@ -222,7 +207,7 @@ def _store(batch: Sequence[_Found]) -> None:
         return
     try:
         with transaction.atomic():
-            keys = Message.objects.store([each.kept() for each in batch])
+            keys = Message.objects.store([each.mail for each in batch])
             Unheard.objects.remember(zip((each.mark for each in batch), keys, strict=True))
             # On a disk whose locks do not reach everybody, it may have been taken before we noted.
             if not all(each.path.exists() for each in batch):

@@ -56,13 +56,13 @@ def files(maildir: Maildir) -> list[str]:
     return [path.name for path in (maildir.path / "new").iterdir()]
 
 
-def test_mail_is_stored_as_it_is_with_the_envelope_that_it_tells(maildir, work):
+def test_mail_is_stored_as_it_was_sent_with_the_envelope_that_it_tells(maildir, work):
     maildir.add(FIELDS + RAW)
 
     pickup = take_all(maildir)
 
     message = Message.objects.get()
-    assert message.raw == FIELDS + RAW
+    assert message.raw == (FIELDS + RAW).replace(b"\n", b"\r\n")
     assert (message.sender, message.subject, message.protocol) == (
         *["Reader@client.test", "Hello"],
         "MAILDIR",
@@ -86,7 +86,7 @@ def test_mail_may_go_to_another_queue_and_to_another_recipient(maildir, work):
 
 def test_large_mail_goes_to_the_storage(maildir, settings, tmp_path):
     settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 100_000}
-    raw = FIELDS + RAW + b"x" * 3_000_000
+    raw = FIELDS + RAW + b"\r\n" + b"x" * 3_000_000
     maildir.add(raw)
     maildir.add(FIELDS + RAW)
 
@@ -164,9 +164,9 @@ def test_what_is_no_file_is_put_aside(maildir, tmp_path):
     take_all(maildir)
 
     assert aside(maildir) == {
-        "folder": "it is no plain file",
+        "folder": "it cannot be read: Is a directory",
         "fifo": "it is no plain file",
-        "link": "it cannot be opened: Too many levels of symbolic links",
+        "link": "it cannot be read: Too many levels of symbolic links",
     }
     assert files(maildir) == [".hidden"]
     assert Message.objects.count() == 1
