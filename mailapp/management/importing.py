@@ -175,6 +175,7 @@ class MaildirTarget:
         self.name = str(path)
         found = map(self._MARKED.search, self._maildir.keys())
         self._marks = {each[1] for each in found if each}
+        self._microsecond = 0
 
     def known(self, marks: Iterable[str]) -> set[str]:
         """Return the marks of what is there."""
@@ -193,5 +194,7 @@ class MaildirTarget:
         return []
 
     def _name(self, mark: str) -> str:
-        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        return f"{seconds}.M{nanoseconds // 1000:06}I{mark}.{socket.gethostname()}"
+        # The next microsecond, if need be: the names tell the order.
+        self._microsecond = max(time.time_ns() // 1000, self._microsecond + 1)
+        seconds, microseconds = divmod(self._microsecond, 10**6)
+        return f"{seconds}.M{microseconds:06}I{mark}.{socket.gethostname()}"

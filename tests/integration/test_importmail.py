@@ -311,7 +311,7 @@ def test_a_maildir_can_be_filled_without_a_database(run, tmp_path):
     assert run(path, "--maildir", target) == ("Imported 0 mails; 3 are there already.", "")
     filled, files = Maildir(target), [MAILS[0], MAILS[1].replace(b"\nFrom", b"\n>From")]
     files.append(MAILS[2] + b"\n")
-    assert sorted(filled.get_bytes(key) for key in filled) == sorted(files)
+    assert sorted(filled.get_bytes(key) for key in filled.in_order()) == sorted(files)
     assert not list((target / "tmp").iterdir())
 
 

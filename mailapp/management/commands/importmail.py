@@ -16,7 +16,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox, open_mailbox
 from mailapp.management.importing import Importer, MaildirTarget, QueueTarget, Target
-from mailapp.management.starting import check, database_away
+from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.management.submission import envelope_address
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Queue
@@ -57,6 +57,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, mailboxes: Sequence[str], **options: Any) -> None:
         self._talks = options["verbosity"] > 0
+        keep_no_queries()
         try:
             importer = Importer(
                 self._target(options), _addresses(options["to"]), dry_run=options["dry_run"]
