@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from mailapp import wakeup
+from mailapp import operating
 from mailapp.counting import CAP
 from mailapp.mime import visible
 from mailapp.models import Delivery, Message, Queue, Transition
-from mailapp.models.delivery import OPERATOR_MAY, DeliveryQuerySet, Status
+from mailapp.models.delivery import OPERATOR_MAY, Status
 
 from . import display
 from .counting import Excerpt
 from .pages import Verb, VerbAdmin
-
-_SLICE = 500  # rows in one transaction: others wait for the write lock meanwhile
-
-_DO: dict[str, Callable[[DeliveryQuerySet, str], int]] = {
-    "retry": lambda rows, reason: rows.retry(),
-    "hold": DeliveryQuerySet.hold,
-    "release": lambda rows, reason: rows.release(),
-    "discard": DeliveryQuerySet.discard,
-}
 
 
 class QueueFilter(admin.SimpleListFilter):
@@ -168,19 +157,13 @@ class DeliveryAdmin(VerbAdmin):
 
         No more than `CAP` rows at once, as the list counts them.
         """
-        ids = list(queryset.open_to(verb.name).order_by("id").values_list("id", flat=True)[:CAP])
-        slices = (ids[at : at + _SLICE] for at in range(0, len(ids), _SLICE))
-        return sum(self._act_on(request, slice_, verb) for slice_ in slices)
-
-    def _act_on(self, request: HttpRequest, ids: list[int], verb: Verb) -> int:
-        with transaction.atomic():
-            open_rows = Delivery.objects.filter(id__in=ids).open_to(verb.name)
-            rows = list(open_rows.select_for_update(no_key=True).order_by("id"))
-            _DO[verb.name](open_rows, f"{verb.past} by {request.user.get_username()}")
-            self.log(request, rows, verb)
-            for queue in {row.held_from_id or row.queue_id for row in rows}:
-                wakeup.notify(queue)
-        return len(rows)
+        return operating.act(
+            queryset,
+            verb.name,
+            f"{verb.past} by {request.user.get_username()}",
+            most=CAP,
+            log=lambda rows: self.log(request, rows, verb),
+        )
 
     def page_context(self, request: HttpRequest, row: Delivery) -> dict[str, Any]:
         attempts = row.attempt_set.select_related("process").order_by("-id")
