@@ -85,6 +85,7 @@ class Receiver:
         self._place = place
         self._destination = destination
         self._settings = settings
+        self._listener = options.pop("listener", Listener)
         self._options = options
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -102,7 +103,7 @@ class Receiver:
             self._destination as destination,
             watched_sessions(self._settings) as sessions,
         ):
-            self.listener = Listener(self._settings, destination, sessions, **self._options)
+            self.listener = self._listener(self._settings, destination, sessions, **self._options)
             async with listening(self.listener, self._place) as place:
                 self.port = place if place.startswith("/") else Endpoint.parse(place).port
                 self._ready.set()
