@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from urllib.request import urlopen
 
 import pytest
@@ -20,11 +21,20 @@ from tests.waiting import DEADLINE, wait_until
 
 READY = "Ctrl-C ends everything."
 PARTS = {"receiver", "worker", "relay"}
+_SUBJECTS = (b"Hello %d" % number for number in count())  # the same mail again would be a retry
 
 
 @pytest.fixture
 def running(project: Callable[..., Project]) -> tuple[Project, Program]:
+    """All parts, for a test that ends them."""
     installation = project()
+    return installation, installation.start("runmail", until=READY)
+
+
+@pytest.fixture(scope="module")
+def lasting(shared_project: Callable[..., Project]) -> tuple[Project, Program]:
+    """All parts, for the tests after which they run on."""
+    installation = shared_project()
     return installation, installation.start("runmail", until=READY)
 
 
@@ -46,21 +56,28 @@ def accepts(address: str) -> bool:
 def send(project: Project, recipient: str = "test.list-subscribe@localhost") -> None:
     host, _, port = project.receiver.rpartition(":")
     with smtplib.SMTP(host, int(port), timeout=DEADLINE) as client:
-        client.sendmail("you@example.com", [recipient], b"Subject: Hello\r\n\r\nHello.\r\n")
+        client.sendmail("you@example.com", [recipient], b"Subject: %s\r\n\r\n" % next(_SUBJECTS))
 
 
-def test_banner_says_where_each_part_is_and_what_to_type_next(running):
-    project, program = running
+def assert_is_answered(project: Project) -> None:
+    """All parts do their work."""
+    before = len(list(project.caught.glob("new/*")))
+    send(project)
+    wait_until(lambda: len(list(project.caught.glob("new/*"))) > before)
+
+
+def test_banner_says_where_each_part_is_and_what_to_type_next(lasting):
+    project, program = lasting
 
     assert f"Receiver  {project.receiver}, for mail to localhost" in program.output
-    assert f"Relay     sends to {project.catcher}" in program.output
+    assert f"Relay     sends to smtp://{project.catcher}" in program.output
     assert f"Catcher   {project.catcher}, keeps mail in {project.caught}" in program.output
     assert f"Admin     http://{project.web}/admin/" in program.output
     assert "manage.py sendtest --to " in program.output
 
 
-def test_all_that_the_banner_names_is_there(running):
-    project, _ = running
+def test_all_that_the_banner_names_is_there(lasting):
+    project, _ = lasting
 
     assert accepts(project.receiver)
     assert accepts(project.catcher)
@@ -69,7 +86,9 @@ def test_all_that_the_banner_names_is_there(running):
     assert set(alive(project)) == PARTS
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.any_database)]
+)
 def test_signal_ends_all_of_it_in_good_order(running, number):
     project, program = running
     send(project)
@@ -101,21 +120,21 @@ def test_port_that_is_taken_is_one_line(project, part, place):
     assert alive(installation) == {}
 
 
-@pytest.mark.parametrize("arguments", [[], ["--only", "worker"]])
-def test_database_that_is_not_migrated_is_one_line(project, arguments):
+def test_database_that_is_not_migrated_is_one_line(project):
     installation = project()
     installation.manage("migrate", "mailapp", "zero")
 
-    done = installation.manage("runmail", *arguments)
+    for arguments in ([], ["--only", "worker"]):
+        done = installation.manage("runmail", *arguments)
 
-    assert done.returncode == 1
-    assert done.stderr == (
-        "CommandError: The database is not up to date: run manage.py migrate first.\n"
-    )
+        assert done.returncode == 1
+        assert done.stderr == (
+            "CommandError: The database is not up to date: run manage.py migrate first.\n"
+        )
 
 
-def test_worker_that_is_killed_starts_again_and_its_claims_are_free_at_once(running):
-    project, program = running
+def test_worker_that_is_killed_starts_again_and_its_claims_are_free_at_once(lasting):
+    project, program = lasting
     before = alive(project)
     delivery = claimed_by(project, before["worker"])
 
@@ -123,8 +142,7 @@ def test_worker_that_is_killed_starts_again_and_its_claims_are_free_at_once(runn
 
     wait_until(lambda: alive(project).get("worker", before["worker"]) != before["worker"])
     wait_until(lambda: project.query(Delivery).get(pk=delivery.pk).status != Status.CLAIMED)
-    send(project)
-    wait_until(lambda: list(project.caught.glob("new/*")))
+    assert_is_answered(project)
     assert "worker ended (signal 9, Killed) and starts again" in program.output
 
 
@@ -147,8 +165,8 @@ def claimed_by(project: Project, pid: int) -> Delivery:
 
 
 @pytest.mark.parametrize("part", ["receiver", "relay"])
-def test_part_that_is_killed_starts_again(running, part):
-    project, program = running
+def test_part_that_is_killed_starts_again(lasting, part):
+    project, program = lasting
     before = alive(project)[part]
 
     os.kill(before, signal.SIGKILL)
@@ -156,10 +174,10 @@ def test_part_that_is_killed_starts_again(running, part):
     wait_until(lambda: f"{part} ended (signal 9, Killed) and starts again" in program.output)
     wait_until(lambda: alive(project).get(part, before) != before)
     wait_until(lambda: accepts(project.receiver))
-    send(project)
-    wait_until(lambda: list(project.caught.glob("new/*")))
+    assert_is_answered(project)
 
 
+@pytest.mark.any_database
 def test_parts_end_by_themselves_when_the_supervisor_is_killed(running):
     project, program = running
 
@@ -170,6 +188,7 @@ def test_parts_end_by_themselves_when_the_supervisor_is_killed(running):
     wait_until(lambda: not any(map(accepts, [project.receiver, project.catcher, project.web])))
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("part", ["catcher", "receiver", "relay", "sweeper", "web", "worker"])
 def test_each_part_can_run_alone_and_ends_at_a_signal(project, part):
     installation = project()
@@ -194,6 +213,7 @@ def test_each_part_can_run_alone_and_ends_at_a_signal(project, part):
     assert b"Traceback" not in errors
 
 
+@pytest.mark.any_database
 def test_receiver_in_which_something_hangs_ends_when_its_time_is_up(project):
     installation = project(DJANGO_SETTINGS_MODULE="tests.acceptance.short_drain_settings", WEB="")
     os.mkfifo(installation.folder / "gate")
