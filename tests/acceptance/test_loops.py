@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import smtplib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +18,7 @@ LIMIT = 10
 UNFINISHED = ["queued", "claimed", "deferred"]
 
 
-@pytest.fixture
-def pair(project: Callable[..., Project]) -> tuple[Project, Project]:
+def make_pair(project: Callable[..., Project]) -> tuple[Project, Project]:
     """Two installations, one.test and two.test, each of which is the other's smart host.
 
     Both take mail for both.test.
@@ -35,6 +34,25 @@ def pair(project: Callable[..., Project]) -> tuple[Project, Project]:
     )
     one.environment["MAIL_RELAY"], two.environment["MAIL_RELAY"] = two.receiver, one.receiver
     return one, two
+
+
+@pytest.fixture(scope="module")
+def talkative(shared_project: Callable[..., Project]) -> tuple[Project, Project]:
+    """Two that run, and answer what their handlers are for."""
+    pair = make_pair(shared_project)
+    start(*pair)
+    return pair
+
+
+@pytest.fixture
+def pair(talkative: tuple[Project, Project]) -> Iterator[tuple[Project, Project]]:
+    """The two, who have said nothing to each other yet."""
+    from mailapp.models import Answer, Conversation, Message
+
+    yield talkative
+    for installation in talkative:
+        for model in (Message, Conversation, Answer):
+            installation.query(model).delete()
 
 
 def start(*installations: Project) -> None:
@@ -71,9 +89,9 @@ def held(installation: Project) -> list[str]:
     return list(rows.values_list("reply", flat=True))
 
 
+@pytest.mark.any_database
 def test_two_that_answer_everything_fall_silent_after_one_answer(pair: tuple[Project, Project]):
     one, two = pair
-    start(one, two)
 
     write(one, "mail-chat-politely@two.test", "mail-chat-politely@one.test")
 
@@ -82,12 +100,17 @@ def test_two_that_answer_everything_fall_silent_after_one_answer(pair: tuple[Pro
     assert held(one) + held(two) == []
 
 
-@pytest.mark.parametrize("handler", ["mail-chat-insistently", "mail-chat-disguised"])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "mail-chat-insistently",
+        pytest.param("mail-chat-disguised", marks=pytest.mark.any_database),
+    ],
+)
 def test_two_that_take_each_other_for_people_fall_silent_after_ten_answers_each(
     pair: tuple[Project, Project], handler: str
 ):
     one, two = pair
-    start(one, two)
 
     write(one, f"{handler}@two.test", f"{handler}@one.test")
 
@@ -97,12 +120,13 @@ def test_two_that_take_each_other_for_people_fall_silent_after_ten_answers_each(
     assert held(two) == []
 
 
+@pytest.mark.any_database
 def test_two_that_forward_everything_to_each_other_fall_silent_after_one_round(
-    pair: tuple[Project, Project],
+    project: Callable[..., Project],
 ):
     from mailapp.models import Delivery, Handler
 
-    one, two = pair
+    one, two = pair = make_pair(project)
     for installation in pair:
         forward = installation.query(Handler).filter(module="mailapp.handlers.forward")
         assert forward.update(enabled=True)
