@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.any_database
+
 
 def test_command_says_what_is_wrong_without_a_traceback(project):
     done = project(MAIL_RECEIVER="nowhere").manage("check")

@@ -9,6 +9,8 @@ from email.message import Message
 from email.utils import parseaddr
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ CONFIRM = re.compile(r"test\.list-confirm-[0-9a-f]{24}@localhost")
 RETURN_PATH = re.compile(r"<bounce\+[0-9]+-[a-z2-7]{10}@localhost>")
 
 
+@pytest.mark.any_database
 def test_list_is_joined_posted_to_and_left(project: Callable[..., Project]):
     from mailapp.models import Conversation, Delivery, Transition
 

@@ -126,6 +126,7 @@ def test_what_the_smart_host_took_is_not_sent_again_when_its_claim_was_released(
     assert here.tries() == {(1, "done"): MAILS}
 
 
+@pytest.mark.any_database
 def test_of_a_mail_for_many_only_the_refused_are_asked_again_after_a_kill(site):
     here = site(RCPT=["250 Ok", "550 5.1.1 Unknown"])
     here.post("taken@client.test", "refused@client.test")
@@ -141,6 +142,7 @@ def test_of_a_mail_for_many_only_the_refused_are_asked_again_after_a_kill(site):
     assert here.server.commands.count("RCPT TO:<refused@client.test>") == 2
 
 
+@pytest.mark.any_database
 def test_kill_repeats_one_mail_for_each_connection_whose_reply_was_not_heard(site):
     here = site()
     for number in range(MAILS):
@@ -169,6 +171,7 @@ def test_what_a_killed_relay_had_not_sent_is_free_at_once(site):
     assert here.tries() == {(1, "lost"): MAILS, (2, "done"): MAILS}
 
 
+@pytest.mark.any_database
 def test_killed_relay_counts_as_dead_only_once_its_successor_is_there(project):
     from mailapp.models import Process
 

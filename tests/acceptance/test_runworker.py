@@ -31,7 +31,9 @@ def nothing_waits(project: Project) -> bool:
     return not project.query(Delivery).filter(status=Status.QUEUED).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.any_database)]
+)
 def test_signal_ends_the_workers_in_good_order(project, number):
     installation = project()
     program = installation.start("runworker", until=READY)
