@@ -133,11 +133,13 @@ MAIL = {
     "RECEIVER": os.environ.get("MAIL_RECEIVER", "127.0.0.1:8823"),
     "RELAY": _list("MAIL_RELAY", "127.0.0.1:8899"),
     "RELAY_PASSWORD": os.environ.get("MAIL_RELAY_PASSWORD", ""),
+    "RELAY_CA_FILE": os.environ.get("MAIL_RELAY_CA_FILE", ""),
     "CATCHER": os.environ.get("MAIL_CATCHER", "127.0.0.1:8899" if DEBUG else ""),
     "CATCHER_QUEUE": str(RUN_DIR / "queue"),
     "WEB": WEB,
     "ADMIN_URL": f"http://{WEB}/admin/" if WEB else "",
     "UNSUBSCRIBE_URL": os.environ.get("UNSUBSCRIBE_URL", ""),
+    "RELOAD": _flag("MAIL_RELOAD", "1"),
     "RUN_DIR": str(RUN_DIR),
     "LOG_DIR": str(LOG_DIR),
 }

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 
@@ -22,24 +22,30 @@ class Running(NamedTuple):
         *arguments: str,
         keep: Sequence[int] = (),
         output: IO[bytes] | None = None,
-        environment: Mapping[str, str] | None = None,
+        **more: str,
     ) -> Running:
         """Run `python ARGUMENTS FD` for this project; FD is the child's end of the socket.
 
-        It inherits the descriptors to `keep`, and what `environment` adds to our own. With an
-        `output` it writes there and reads nothing.
+        It inherits the descriptors to `keep`, and has `more` in its environment. With an `output`
+        it writes there and reads nothing.
         """
         ours, theirs = socket.socketpair()
-        # Python finds the project as this process does, wherever it was started from.
-        paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, *arguments, str(theirs.fileno())],
                 pass_fds=[theirs.fileno(), *keep],
                 start_new_session=True,  # Ctrl-C reaches the parent alone
-                env={**os.environ, **(environment or {}), **paths},
+                env=environment(**more),
                 stdin=subprocess.DEVNULL if output else None,
                 stdout=output,
                 stderr=output,
             )
         return cls(process, ours)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Our own environment for a child, with `more`.
+
+    Python finds the project there as this process does, wherever that was started from.
+    """
+    return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -209,6 +209,9 @@ class MailSettings:
         "Where `runmail` serves the admin for development; empty: nowhere.",
         _is_endpoint_or_empty,
     )
+    RELOAD: bool = _setting(
+        True, "With `DEBUG`, load handlers anew when code or templates change; never without."
+    )
     RUN_DIR: str = _setting("run", "Folder for wake-up sockets and other things of this machine.")
     LOG_DIR: str = _setting("logs", "Folder of what `runmail` says when it is detached.")
     ROUTER_DEFAULTS: dict[str, str] = _setting(

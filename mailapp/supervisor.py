@@ -30,6 +30,7 @@ from mailapp.models import Process
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_RUN_HANDLERS = ("worker", "receiver", "web")
 #: What a successor settles, before it says that they ended: what a receiver stored unheard, and
 #: what a relay sent.
 _SUCCEEDED = (Process.Kind.RECEIVER, Process.Kind.RELAY)
@@ -44,6 +45,7 @@ class Child:
     ready: str = ""  #: what it said when it was ready: its address or its queue
     pause: float = _FIRST_PAUSE  #: seconds until a restart
     start_at: float = 0  #: when to start it (monotonic)
+    renewed: bool = False  #: it was asked to end so that it starts again
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Supervisor:
     keep: Sequence[int] = ()  #: descriptors that the parts inherit
     children: list[Child] = field(default_factory=list)
     announced: bool = False
+    outdated: bool = False  #: `renew` was called
 
     def run(self) -> None:
         """Start all parts, in order; return when all have ended after SIGTERM or SIGINT.
@@ -71,8 +74,27 @@ class Supervisor:
                 while not self.stopping:
                     self._start_what_should_run()
                     self._listen()
+                    if self.outdated:
+                        self._renew_parts()
             finally:
                 self._end_all()
+
+    def renew(self) -> None:
+        """Have the parts that run handlers end in good order and start again; in any thread.
+
+        Not before all parts are ready.
+        """
+        self.outdated = True
+        self.waker.send(b"r")
+
+    def _renew_parts(self) -> None:
+        self.outdated = False
+        for child in self.children:
+            if child.part in _RUN_HANDLERS:
+                child.start_at, child.pause = 0, _FIRST_PAUSE
+                if child.running:
+                    child.renewed = True
+                    child.running.process.terminate()
 
     def _ask_to_stop(self, *ignored: object) -> None:
         self.stopping = True
@@ -110,6 +132,9 @@ class Supervisor:
         code = self._bury(child)
         if not self.announced:
             raise DidNotStart(child.part)
+        if child.renewed:
+            child.renewed = False
+            return
         logger.error(
             "%s ended (%s) and starts again in %.1f s", child.part, ending(code), child.pause
         )

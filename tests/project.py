@@ -135,6 +135,7 @@ class Project:
             "MAIL_RELAY": self.catcher,
             "MAIL_CATCHER": self.catcher,
             "WEB": self.web,
+            "MAIL_RELOAD": "0",  # or an editor's change would stir the tests
             **environment,
         }
         self._programs: list[Program] = []

@@ -41,7 +41,7 @@ def _start(output: IO[bytes]) -> tuple[str, subprocess.Popen[bytes]]:
     process, line = Running.start(
         *("-m", "django", "runmail", "--ready-fd"),
         output=output,
-        environment={"LOG_FILES": "1"},
+        LOG_FILES="1",
     )
     try:
         with line, line.makefile() as text:

@@ -22,7 +22,7 @@ ORDER = [
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],
     *["handlers", "pickup"],
-    *["counting", "overview", "operating", "dialogue", "devserver", "supervisor", "testing"],
+    *["counting", "overview", "operating", "dialogue", "devserver", "autoreload", "supervisor", "testing"],
     *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
     *["__main__"],
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
-from mailapp import devserver, receiver, registry, relay, worker
+from mailapp import autoreload, devserver, receiver, registry, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
@@ -84,9 +85,16 @@ class Command(BaseCommand):
 
     def _run_all(self, ready_fd: int | None) -> None:
         announce = self._announce if ready_fd is None else partial(_announce_to, ready_fd)
-        with PidFile.of_runmail().held() as lock:
+        with PidFile.of_runmail().held() as lock, contextlib.ExitStack() as until_the_end:
             check()
-            Supervisor(["runmail", "--only"], _wanted(), announce, keep=[lock]).run()
+
+            def on_ready(ready: Mapping[str, str]) -> None:
+                announce(ready)
+                if autoreload.is_wanted():
+                    until_the_end.enter_context(autoreload.watching(supervisor.renew))
+
+            supervisor = Supervisor(["runmail", "--only"], _wanted(), on_ready, keep=[lock])
+            supervisor.run()
 
     def _announce(self, ready: Mapping[str, str]) -> None:
         self.stdout.write("\n".join(["", *_banner(ready, "Ctrl-C ends everything."), ""]))
