@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from types import ModuleType
 
 import pytest
 from django.test.utils import isolate_apps
 
 from mailapp.conf import problems
+from mailapp.routing import Router, read_module
 from tests.reader import Reader, reading
 from tests.snippets import PAGES, ROOT, Snippet, snippets
 
@@ -18,6 +21,7 @@ SNIPPETS = [snippet for page in PAGES for snippet in snippets(page)]
 
 #: Pages whose blocks make one program, which a test of its own follows.
 FOLLOWED_ELSEWHERE = {
+    "docs/index.md": "acceptance/test_introduction.py",
     "docs/support-desk.md": "acceptance/test_support_desk.py",
     "docs/deferred.md": "integration/test_deferred.py",
 }
@@ -26,11 +30,12 @@ FOLLOWED_ELSEWHERE = {
 NOT_TYPED = {
     r"make |\.ci/run": "runs this suite or this project; .ci/run does so",
     r"(pip|apt) install ": "would install what is here already",
-    r"manage\.py (runmail|runworker)(?! .*--detach)": "stays: test_runmail, test_runworker",
+    r"manage\.py (runmail|runworker|maillog)(?! .*--detach)": "stays: test_runmail, …",
+    r"manage\.py deq ": "needs a folder or a queue of one's own: test_deq",
     r"manage\.py (procrastinate|db_worker|prune_db)|celery ": "needs an engine: test_engines",
     r"(\w+=\S+ )*\.venv/bin/pytest": "runs this suite; that it could is tested below",
     r"mutt ": "wants a terminal: test_mutt",
-    r"swaks ": "is not ours",
+    r"(swaks|sqlite3) ": "is not ours",
 }
 
 #: Modules that blocks import and the tests need not have.
@@ -79,7 +84,7 @@ def test_each_block_is_found():
     ]
 
     assert len(fences) == 2 * len(SNIPPETS)
-    assert {each.language for each in SNIPPETS} <= {"", "text", "sh", "python", "django"}
+    assert {each.language for each in SNIPPETS}.isdisjoint({"bash", "shell", "console", "py"})
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code(page)])
@@ -91,31 +96,47 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     for name, text in SHOP.items():
         Reader(tmp_path).write(name, text)
     monkeypatch.syspath_prepend(tmp_path)
-    names = settings_of_a_project()
+    module = module_of_a_page()
 
     with isolate_apps():
         for snippet in code(page):
             for variable in re.findall(r'os\.environ\["(\w+)"\]', snippet.text):
                 monkeypatch.setenv(variable, "set where the program runs")
-            run(snippet, names)
+            run(snippet, module)
 
-    assert problems(names["MAIL"]) == []
+    assert problems(module.MAIL) == []
 
 
-def settings_of_a_project() -> dict[str, object]:
-    """What the settings of a project have, which the blocks of the pages add to."""
+def module_of_a_page() -> ModuleType:
+    """A module that has what settings have, which the blocks of a page add to."""
     from lamson_project import settings
 
-    return vars(settings) | {"MAIL": {}, "INSTALLED_APPS": [], "__name__": "a_page"}
+    module = ModuleType("a_page")
+    vars(module).update(vars(settings) | {"MAIL": {}, "INSTALLED_APPS": [], "__name__": "a_page"})
+    return module
 
 
-def run(snippet: Snippet, names: dict[str, object]) -> None:
+def run(snippet: Snippet, module: ModuleType) -> None:
+    """Run a block; fail if the state functions that the page has by then are no handler."""
     program = compile(snippet.text, str(snippet), "exec")
     try:
-        exec(program, names)
+        exec(program, vars(module))
     except ModuleNotFoundError as error:
         if error.name not in MAY_BE_MISSING:
             raise
+    if handler := read_module(module):
+        Router([handler], hosts=["localhost"])
+
+
+def test_names_of_the_walk_are_in_the_files_that_it_leads_to():
+    stops = (ROOT / "docs/walkthrough.md").read_text().split("\n## ")[1:]
+
+    there = ""
+    for stop in stops:
+        files = re.findall(r"\]\(\.\./([^)]+)\)", stop)
+        there += "".join((ROOT / file).read_text() for file in files)
+        names = re.findall(r"`(?:\w+\.)?([a-z_]\w{3,}|[A-Z]\w+[a-z]\w+)`", stop)
+        assert [name for name in names if name not in there] == [], stop.splitlines()[0]
 
 
 def test_tests_that_are_shown_pass(tmp_path):
@@ -152,9 +173,13 @@ def test_commands_that_are_shown_do_what_they_should(tmp_path):
     with reading(tmp_path) as reader:
         reader.make_project()
         reader.write("letter.txt", "Subject: Hello\n\nHello you.\n")
+        home = reader.folder
         for snippet in SNIPPETS:
             if snippet.page not in FOLLOWED_ELSEWHERE:
                 type_all(snippet, reader)
+            if "startmail" in snippet.text:  # which is to be tried again on another page
+                shutil.rmtree(home / "mymail", ignore_errors=True)
+            reader.folder = home
 
 
 def type_all(snippet: Snippet, reader: Reader) -> None:

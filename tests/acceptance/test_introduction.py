@@ -15,11 +15,13 @@ from tests.project import ROOT
 from tests.reader import reading
 from tests.snippets import snippets
 
-#: What the README of a project says, and what is typed here instead.
+#: What docs/index.md and the README of a project say, and what is typed here instead.
 INSTEAD = {
     "python -m venv .venv": "",
     ". .venv/bin/activate": "",
     "pip install -r requirements.txt": "",
+    "pip install lamson-django pytest pytest-django": "",
+    "mutt -F muttrc": "",
     "python manage.py runmail": "python manage.py runmail --detach",
     "pytest": "python -W error -m pytest",
     "DEBUG=0 python manage.py check --deploy": "! DEBUG=0 python manage.py check --deploy 2>&1",
@@ -65,9 +67,9 @@ def test_wheel_names_what_it_needs(wheel: Path):
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
 
-def commands(project: Path) -> list[str]:
-    """What the README of a project says is to be typed, in order."""
-    said = [each for block in snippets(str(project / "README.md")) for each in block.commands]
+def commands(page: str) -> list[str]:
+    """What a page says is to be typed, in order."""
+    said = [each for block in snippets(page) for each in block.commands]
     return [typed for each in said if (typed := INSTEAD.get(each, each))]
 
 
@@ -75,15 +77,18 @@ def subject(mail: str) -> str:
     return HeaderParser().parsestr(mail)["Subject"]
 
 
-def test_newcomer_types_what_the_readme_says(wheel: Path, tmp_path: Path):
+def test_newcomer_types_what_the_first_page_and_then_the_readme_say(wheel: Path, tmp_path: Path):
     programs = install(wheel, tmp_path / ".venv")
     with reading(tmp_path) as newcomer:
         newcomer.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         del newcomer.environment["PYTHONPATH"]
 
-        newcomer.type("python -m mailapp startmail mymail")
-        newcomer.type("cd mymail")
-        said = {command: newcomer.type(command) for command in commands(newcomer.folder)}
+        for command in commands("docs/index.md"):
+            newcomer.type(command)
+        assert {subject(mail) for mail in newcomer.caught()} == {"Who are you?", "Please sign, Ada"}
+
+        readme = str(newcomer.folder / "README.md")
+        said = {command: newcomer.type(command) for command in commands(readme)}
         newcomer.wait_for_the_mail()
 
         assert "9 passed" in said["python -W error -m pytest"]
