@@ -43,12 +43,12 @@ def on_the_wire(raw: bytes) -> bytes:
     return content if content.endswith(b"\r\n") else content + b"\r\n"
 
 
-@pytest.fixture
-def running(project: Callable[..., Project]) -> Project:
+@pytest.fixture(scope="module")
+def running(shared_project: Callable[..., Project]) -> Project:
     """A project with a handler that reads all of a mail, and a list with two people on it."""
     from examples.mailinglist.models import MailingList
 
-    running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
+    running = shared_project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
     mailing_list = running.query(MailingList).create(name="corpus", host="localhost")
     for address in (PERSON, "another@client.test"):
         mailing_list.subscriptions.create(address=address)
@@ -90,6 +90,7 @@ def test_every_mail_is_taken_kept_as_it_came_and_worked(running: Project) -> Non
     assert_nothing_was_stopped(running)
 
 
+@pytest.mark.any_database
 def test_mail_with_a_nul_is_refused(running: Project) -> None:
     [raw] = [raw for raw in mails().values() if b"\0" in raw]
 
