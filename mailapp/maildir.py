@@ -7,16 +7,18 @@ are the names that nobody else makes, the sync of the folder, and the order of a
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mailbox
 import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from mailapp import filelock, mime
 from mailapp.addresses import take_path
@@ -104,6 +106,15 @@ class Maildir(mailbox.Maildir):
             while not filelock.is_free(file):
                 time.sleep(_LOOK_SECONDS)
             yield
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a plain file; raise OSError for all else, such as a pipe that would have us wait."""
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "Not a plain file")
+    return os.fdopen(number, "rb")
 
 
 def arrival(path: Path) -> tuple[int, int, str]:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.lifecycle import Life
 from mailapp.mailboxes import as_received
-from mailapp.maildir import Maildir, read_envelope
+from mailapp.maildir import Maildir, open_plain, read_envelope
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Message, NewMail, Unheard
 from mailapp.receiver.destination import Recipients
@@ -169,11 +168,21 @@ class Pickup:
             logger.warning("%s is put aside: %s", visible(path.name), why)
 
 
-def _content(path: Path) -> bytes:
-    """Read a plain file, and nothing that would have us wait. Raise _Unfit, FileNotFoundError."""
+def reasons(maildir: Maildir) -> dict[str, str]:
+    """Why each file in a subfolder `errors` is there, by its name; of another Maildir, nothing."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            _check(os.fstat(file.fileno()))
+        lines = (maildir.path / REASONS).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    stamped = (line.partition(" ")[2].partition(" ")[2] for line in lines)
+    return {name: why for name, _, why in (line.partition(": ") for line in stamped)}
+
+
+def _content(path: Path) -> bytes:
+    """Read a file. Raise _Unfit, FileNotFoundError."""
+    try:
+        with open_plain(path) as file:
+            _check_size(os.fstat(file.fileno()).st_size)
             return file.read()
     except FileNotFoundError:
         raise
@@ -181,18 +190,12 @@ def _content(path: Path) -> bytes:
         raise _Unfit(f"it cannot be read: {error.strerror}") from error
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _check(file: os.stat_result) -> None:
+def _check_size(size: int) -> None:
     most = mail_settings().MAX_MESSAGE_SIZE
-    if not stat.S_ISREG(file.st_mode):
-        raise _Unfit("it is no plain file")
-    if not file.st_size:
+    if not size:
         raise _Unfit("it is empty")
-    if file.st_size > most:
-        raise _Unfit(f'it has {file.st_size} octets, and MAIL["MAX_MESSAGE_SIZE"] is {most}')
+    if size > most:
+        raise _Unfit(f'it has {size} octets, and MAIL["MAX_MESSAGE_SIZE"] is {most}')
 
 
 def _mark(path: Path, content: bytes) -> str:

@@ -164,8 +164,8 @@ def test_what_is_no_file_is_put_aside(maildir, tmp_path):
     take_all(maildir)
 
     assert aside(maildir) == {
-        "folder": "it cannot be read: Is a directory",
-        "fifo": "it is no plain file",
+        "folder": "it cannot be read: Not a plain file",
+        "fifo": "it cannot be read: Not a plain file",
         "link": "it cannot be read: Too many levels of symbolic links",
     }
     assert files(maildir) == [".hidden"]

@@ -1,0 +1,201 @@
+"""Look into a queue or a Maildir, and take out or set free what is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+from mailapp import mime
+from mailapp.errors import MailError
+from mailapp.management.mailqueue import Entry, Place, place_of
+from mailapp.management.starting import database_away
+from mailapp.management.targets import queue_or_maildir
+from mailapp.mime import visible
+
+_ACTIONS = {
+    "list": "show each mail in a line, the oldest first",
+    "count": "print how many mails there are",
+    "keys": "print the key of each mail",
+    "show": "show a mail to be read",
+    "get": "write a mail to standard output, byte for byte",
+    "pop": "write the oldest mail to standard output, and then remove it",
+    "remove": "give mails up; those of a queue are kept as failed",
+    "clear": "remove all mails, after a question",
+    "retry": "try mails now that are held, failed or deferred",
+    "hold": "take mails out of the work that are queued or deferred",
+    "release": "queue held mails again",
+}
+_OF_ONE = ("show", "get")
+_OF_SOME = ("retry", "hold", "release")
+_WITHOUT_JSON = ("get", "pop")
+
+
+class Command(BaseCommand):
+    help = """
+    Look into a queue, by its name, or into a Maildir, by its path; take mail out of it, hold it
+    or set it free. A mail that a worker has in hand is left to the worker.
+
+    Example: manage.py mailqueue list undeliverable
+             manage.py mailqueue get undeliverable 17
+             manage.py mailqueue retry undeliverable --all
+             manage.py mailqueue pop run/queue
+    """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+        for action, what in _ACTIONS.items():
+            one = actions.add_parser(action, help=what, description=what)
+            one.add_argument("target", metavar="QUEUE-or-MAILDIR")
+            if action in _OF_ONE:
+                one.add_argument("key", metavar="KEY")
+            if action == "remove":
+                one.add_argument("keys", nargs="+", metavar="KEY")
+            if action in _OF_SOME:
+                one.add_argument("keys", nargs="*", metavar="KEY")
+                one.add_argument("--all", action="store_true", help="all that this fits")
+            if action == "clear":
+                one.add_argument(
+                    "--yes", "--no-input", "--noinput", action="store_true", help="do not ask"
+                )
+            if action not in _WITHOUT_JSON:
+                one.add_argument("--json", action="store_true", help="for programs")
+
+    def handle(self, *args: Any, action: str, target: str, **options: Any) -> None:
+        try:
+            place = place_of(queue_or_maildir(target))
+            getattr(self, f"_{action}")(place, target=target, **options)
+        except (MailError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except OperationalError as error:
+            raise database_away(error) from error
+
+    def _list(self, place: Place, *, json: bool, **options: Any) -> None:
+        entries = place.entries()
+        self._write_each(map(_as_json, entries) if json else _lines(entries), json=json)
+
+    def _keys(self, place: Place, *, json: bool, **options: Any) -> None:
+        self._write_each(map(_dumped, place.keys()) if json else place.keys(), json=json)
+
+    def _write_each(self, lines: Iterable[str], *, json: bool) -> None:
+        """Write lines, or the elements of a JSON array, as they come, however many there are."""
+        if not json:
+            for line in lines:
+                self.stdout.write(line)
+            return
+        begin = "["
+        for line in lines:
+            self.stdout.write(f"{begin}{line}", ending="")
+            begin = ",\n "
+        self.stdout.write("[]" if begin == "[" else "]")
+
+    def _count(self, place: Place, *, target: str, json: bool, **options: Any) -> None:
+        counts = place.count()
+        total = sum(counts.values())
+        self.stdout.write(_dumped({"total": total, **counts}) if json else str(total))
+
+    def _show(self, place: Place, *, key: str, json: bool, **options: Any) -> None:
+        entry, raw = place.entry(key), b"".join(place.content(key))
+        if json:
+            self.stdout.write(_dumped({**asdict(entry), **_letter(raw)}))
+        else:
+            self.stdout.write("\n".join(_page(entry, raw)))
+
+    def _get(self, place: Place, *, key: str, **options: Any) -> None:
+        for piece in place.content(key):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+    def _pop(self, place: Place, *, target: str, **options: Any) -> None:
+        if not place.pop(_write_at_once):
+            raise CommandError(f"There is nothing to take in {target}.")
+
+    def _remove(self, place: Place, *, keys: list[str], json: bool, **options: Any) -> None:
+        self._say("removed", place.act("discard", keys), json=json)
+
+    def _clear(self, place: Place, *, target: str, yes: bool, json: bool, **options: Any) -> None:
+        counts = place.count()
+        left = counts.pop("claimed", 0)
+        count = sum(counts.values())
+        if count and not yes and not _is_wanted(f"Remove all {count} mails of {target}? [y/N] "):
+            raise CommandError("Nothing was removed.")
+        self._say("removed", place.act("discard", None), json=json)
+        if left:
+            self.stderr.write(f"{left} stay, which a worker has in hand.")
+
+    def _retry(self, place: Place, **options: Any) -> None:
+        self._act(place, "retry", "retried", **options)
+
+    def _hold(self, place: Place, **options: Any) -> None:
+        self._act(place, "hold", "held", **options)
+
+    def _release(self, place: Place, **options: Any) -> None:
+        self._act(place, "release", "released", **options)
+
+    def _act(
+        self, place: Place, verb: str, past: str, *, keys: list[str], json: bool, **options: Any
+    ) -> None:
+        if bool(keys) == options["all"]:
+            raise CommandError(f"Say what to {verb}: KEYs, or --all.")
+        self._say(past, place.act(verb, keys or None), json=json)
+
+    def _say(self, done: str, count: int, *, json: bool) -> None:
+        self.stdout.write(_dumped({done: count}) if json else f"{count} {done}")
+
+
+def _write_at_once(piece: bytes) -> None:
+    sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def _is_wanted(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    if not (answer := sys.stdin.readline()):
+        raise CommandError("Nothing was removed: --yes does so where nobody is asked.")
+    return answer.strip().lower() in {"y", "yes"}
+
+
+def _lines(entries: Iterable[Entry]) -> Iterator[str]:
+    for entry in entries:
+        sender = "?" if entry.sender is None else entry.sender or "<>"
+        line = f"{entry.key}  {entry.status}  {entry.arrived}  {sender} -> "
+        yield visible(f"{line}{', '.join(entry.recipients) or '?'}  {entry.subject}")
+        if entry.reply:
+            yield visible(f"    {mime.one_line(entry.reply)}")
+
+
+def _page(entry: Entry, raw: bytes) -> Iterator[str]:
+    """The delivery, the head and the text of a mail, with nothing in it that hides or reorders."""
+    facts = {"Key": entry.key, "Status": entry.status, "Arrived": entry.arrived}
+    facts |= {"Size": f"{entry.size} octets", "Sender": entry.sender or "<>"}
+    facts |= {"Recipient": ", ".join(entry.recipients), "Last reply": entry.reply}
+    yield from (f"{name + ':':<12}{visible(value)}" for name, value in facts.items() if value)
+    letter = _letter(raw)
+    yield ""
+    yield from (visible(f"{name}: {value}") for name, value in letter["headers"])
+    yield from ("", visible(letter["text"]).rstrip())
+    yield from (visible(f"[attached: {name}]") for name in letter["attachments"])
+
+
+def _letter(raw: bytes) -> dict[str, Any]:
+    parsed = mime.parse(raw)
+    return {
+        "headers": mime.headers(parsed),
+        "text": mime.text_of(parsed).replace("\r\n", "\n"),
+        "attachments": [each.filename for each in mime.attachments(parsed)],
+    }
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value)
+
+
+def _as_json(entry: Entry) -> str:
+    return _dumped(asdict(entry))
