@@ -107,7 +107,7 @@ class _SelfPipe:
         self.writer.setblocking(False)
 
     def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: nobody waits
             self.writer.send(b"w")
 
     def wait_with(self, other: Any, timeout: float) -> None:

@@ -204,3 +204,11 @@ def test_listener_polls_while_the_database_is_away(listen, waiting, caplog, monk
     woken = waiting(listener)
     listener.wake()
     woken.result(DEADLINE)
+
+
+@pytest.mark.any_database
+def test_who_wakes_a_listener_that_has_just_ended_does_no_harm():
+    with wakeup.listen("incoming") as listener:
+        pass
+
+    listener.wake()
