@@ -36,8 +36,10 @@ def work(queue: str, life: Life) -> int:
 
     Timers are worked by the processes of the queue `incoming`.
     """
+    if not are_due(queue):
+        return 0
     due = Timer.objects.due().free(life.process)[: mail_settings().BATCH_SIZE]
-    if not are_due(queue) or not due:
+    if not due:
         return 0
     life.activity = f"{len(due)} timers since {timezone.now():%H:%M:%S}"
     router, worked = registry.current_router(max_age=0), 0

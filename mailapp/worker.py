@@ -14,7 +14,7 @@ from datetime import datetime
 from time import monotonic
 
 from django.db import Error, connection, transaction
-from django.db.models import F, Min
+from django.db.models import F
 from django.utils import timezone
 
 from mailapp import (
@@ -93,9 +93,8 @@ def idle_seconds(queue: str, since: datetime) -> float:
     worker has mail of the same person in hand and will go on with this.
     """
     poll = mail_settings().POLL_SECONDS
-    coming = Delivery.objects.filter(queue=queue, due_at__gt=since)
-    next_due = coming.aggregate(at=Min("due_at"))["at"]
-    moments = [at for at in (next_due, timers.next_due(queue, since)) if at]
+    coming = (Delivery.objects.next_due(queue, since), timers.next_due(queue, since))
+    moments = [at for at in coming if at]
     if not moments:
         return poll
     return min(poll, max((min(moments) - timezone.now()).total_seconds(), 0))

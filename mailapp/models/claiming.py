@@ -13,10 +13,24 @@ from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 
 _ANY_DUE = """\
 SELECT 1 FROM mailapp_delivery
 WHERE queue_id = %s AND due_at <= %s ORDER BY due_at, id LIMIT 1
+"""
+_NEXT_DUE = """\
+SELECT due_at FROM mailapp_delivery
+WHERE queue_id = %s AND due_at > %s ORDER BY due_at, id LIMIT 1
+"""
+# The status, too, or SQLite without statistics would read all that a queue ever held.
+_ANY_ORPHAN = """\
+SELECT 1 FROM mailapp_delivery
+WHERE status = 'claimed' AND claim IS NOT NULL AND (
+    claimed_by_id IS NULL OR claimed_by_id = %s OR claimed_by_id IN (
+        SELECT id FROM mailapp_process WHERE stopped_at IS NOT NULL OR heartbeat_at < %s
+    )
+) LIMIT 1
 """
 _PAUSED = "SELECT paused FROM mailapp_queue WHERE name = %s"
 _DUE = """\
@@ -68,6 +82,15 @@ class Claims:
         """Say whether anything is due. In order, so that it reads the index and nothing else."""
         return bool(self._rows(_ANY_DUE, [queue, self._stamp(now)]))
 
+    def next_due(self, queue: str, since: datetime) -> datetime | None:
+        """When the next delivery comes due that was not due at `since`; None if none will."""
+        rows = self._rows(_NEXT_DUE, [queue, self._stamp(since)])
+        return self._moment(rows[0][0]) if rows else None
+
+    def any_orphan(self, idle: int | None, oldest_heartbeat: datetime) -> bool:
+        """Say whether anything is claimed by the process `idle`, or by one that is not alive."""
+        return bool(self._rows(_ANY_ORPHAN, [idle, self._stamp(oldest_heartbeat)]))
+
     def lock_queue(self, queue: str) -> bool:
         """Let nobody else claim of a queue until the transaction ends; say whether it is open."""
         can_lock = self._connection.features.has_select_for_no_key_update
@@ -107,6 +130,10 @@ class Claims:
 
     def _stamp(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)
+
+    def _moment(self, read: datetime) -> datetime:
+        zone = self._connection.timezone
+        return timezone.make_aware(read, zone) if timezone.is_naive(read) else read
 
     def _token(self, token: uuid.UUID) -> uuid.UUID | str:
         return token if self._connection.features.has_native_uuid_field else token.hex

@@ -28,7 +28,7 @@ from .claiming import Claims, Ending
 from .handler import Handler
 from .insert import insert
 from .message import Message
-from .process import Process
+from .process import Process, oldest_heartbeat
 from .queue import Queue
 
 
@@ -232,10 +232,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         And what `idle` had: a live process that has nothing in hand, whatever the rows say. Its
         tries count as lost only when they are more than those of a handler that fails.
         """
-        orphans = self.claimed().filter(
-            Q(claimed_by=None) | Q(claimed_by=idle) | Q(claimed_by__in=Process.objects.dead())
-        )
-        return orphans._lose(idle) if orphans.exists() else 0
+        if not Claims(self.db).any_orphan(idle.pk if idle else None, oldest_heartbeat()):
+            return 0
+        orphans = Q(claimed_by=None) | Q(claimed_by=idle) | Q(claimed_by__in=Process.objects.dead())
+        return self.claimed().filter(orphans)._lose(idle)
+
+    def next_due(self, queue: str, since: datetime) -> datetime | None:
+        """When the next delivery comes due that was not due at `since`; None if none will."""
+        return Claims(self.db).next_due(queue, since)
 
     def _lose(self, idle: Process | None = None) -> int:
         now = timezone.now()

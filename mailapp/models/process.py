@@ -16,11 +16,11 @@ from mailapp.conf import mail_settings
 class ProcessQuerySet(models.QuerySet["Process"]):
     def alive(self) -> Self:
         """Processes that have not stopped and whose heart beat lately."""
-        return self.filter(stopped_at=None, heartbeat_at__gte=_oldest_heartbeat())
+        return self.filter(stopped_at=None, heartbeat_at__gte=oldest_heartbeat())
 
     def dead(self) -> Self:
         """Processes that stopped, or fell silent for `DEAD_AFTER_SECONDS`."""
-        return self.exclude(stopped_at=None, heartbeat_at__gte=_oldest_heartbeat())
+        return self.exclude(stopped_at=None, heartbeat_at__gte=oldest_heartbeat())
 
     def killed_here(self, kind: str) -> list[Process]:
         """Processes of this machine that ended without saying so."""
@@ -34,7 +34,8 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         return process
 
 
-def _oldest_heartbeat() -> datetime:
+def oldest_heartbeat() -> datetime:
+    """A process whose heart beat last before that is dead."""
     return timezone.now() - timedelta(seconds=mail_settings().DEAD_AFTER_SECONDS)
 
 
@@ -83,7 +84,7 @@ class Process(models.Model):
     @property
     def is_alive(self) -> bool:
         """As `ProcessQuerySet.alive` says."""
-        return self.stopped_at is None and self.heartbeat_at >= _oldest_heartbeat()
+        return self.stopped_at is None and self.heartbeat_at >= oldest_heartbeat()
 
     @property
     def ending(self) -> str:

@@ -689,7 +689,7 @@ class TestIndexes:
     """On thousands of rows, of which few are due or claimed, as in earnest."""
 
     @pytest.fixture(params=["with statistics", "without"])
-    def plans(self, request, claim, message) -> str:
+    def rows(self, request, claim, message) -> None:
         message(recipients=[f"{n}@example.com" for n in range(6000)], sender="")
         ids = list(Delivery.objects.order_by("id").values_list("id", flat=True))
         Delivery.objects.filter(id__in=ids[:5000]).update(status=Status.DONE, due_at=None)
@@ -701,12 +701,15 @@ class TestIndexes:
                 cursor.execute("ANALYZE")
         elif connection.vendor == "postgresql":
             pytest.skip("PostgreSQL makes them by itself")
+
+    def plans(self, work: Callable[[], object], about: str = "") -> str:
+        """How the database finds what `work` looks for."""
         with CaptureQueriesContext(connection) as queries:
-            claim()
+            work()
         return "\n\n".join(
             self.explain(query["sql"])
             for query in queries
-            if query["sql"].startswith("SELECT") and "due_at" in query["sql"].split("WHERE")[-1]
+            if query["sql"].startswith("SELECT") and about in query["sql"].split("WHERE")[-1]
         )
 
     @staticmethod
@@ -716,12 +719,22 @@ class TestIndexes:
             cursor.execute(f"{explain} {sql}")
             return "\n".join(str(row[-1]) for row in cursor.fetchall())
 
-    def test_claim_finds_due_mail_in_order_by_the_index(self, plans):
+    def test_claim_finds_due_mail_in_order_by_the_index(self, rows, claim):
+        plans = self.plans(claim, about="due_at")
+
         assert plans.count("mailapp_due") == 2
         assert not any(word in plans for word in ("Sort", "TEMP B-TREE", "Seq Scan", "SCAN "))
 
-    def test_claim_finds_the_people_in_hand_by_an_index(self, plans):
+    def test_claim_finds_the_people_in_hand_by_an_index(self, rows, claim):
+        plans = self.plans(claim, about="due_at")
+
         assert "mailapp_claimed" in plans or "mailapp_by_status (queue_id=? AND status=?)" in plans
+
+    def test_what_comes_due_next_is_found_by_the_index(self, rows):
+        plans = self.plans(lambda: Delivery.objects.next_due(INCOMING, timezone.now()))
+
+        assert plans.count("mailapp_due") == 1
+        assert not any(word in plans for word in ("Sort", "TEMP B-TREE", "Seq Scan", "SCAN "))
 
 
 @pytest.mark.django_db(transaction=True)
