@@ -25,7 +25,7 @@ _BODY = "This is a test message.\n"
 
 def read_plan(options: dict[str, Any]) -> Plan:
     """Return with whom the session is held; raise CommandError for a wrong option."""
-    server = _server(options["server"] or mail_settings().RECEIVER)
+    server = read_server(options["server"] or mail_settings().RECEIVER)
     verify = options["verify"]
     return Plan(
         server=server,
@@ -39,7 +39,8 @@ def read_plan(options: dict[str, Any]) -> Plan:
     )
 
 
-def _server(text: str) -> Endpoint | Path:
+def read_server(text: str) -> Endpoint | Path:
+    """Return what `--server` names; raise CommandError if that is no place."""
     if "/" in text:
         return Path(_one_line("--server", text))
     try:

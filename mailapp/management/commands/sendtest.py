@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,13 +17,14 @@ from mailapp.dialogue import (
     Letter,
     Plan,
     Protocol,
-    Refused,
     Stage,
     Tls,
     Transcript,
     hold,
 )
 from mailapp.management.epilog import EpilogFormatter
+from mailapp.management.numbers import positive
+from mailapp.management.results import Results
 from mailapp.management.sendtest import LetterWriter, read_plan
 
 EXAMPLES = """\
@@ -101,29 +100,19 @@ class Command(BaseCommand):
                 return failure
             return None
 
-        started = time.perf_counter()
+        results, started = Results(), time.perf_counter()
         with ThreadPoolExecutor(options["concurrency"]) as pool:
             try:
-                results = list(pool.map(hold_one, range(1, options["count"] + 1)))
+                for failure in pool.map(hold_one, range(1, options["count"] + 1)):
+                    results.count(failure)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        self._summarize(results, time.perf_counter() - started, quiet=options["quiet"])
-        return next((failure.exit for failure in results if failure), 0)
-
-    def _summarize(
-        self, results: Sequence[DialogueFailed | None], seconds: float, *, quiet: bool
-    ) -> None:
-        failures = [failure for failure in results if failure]
-        refused = sum(isinstance(failure, Refused) for failure in failures)
-        sent = len(results) - len(failures)
-        if not quiet:
-            self.stdout.write(
-                f"{sent} sent, {refused} refused, {len(failures) - refused} failed "
-                f"in {seconds:.2f} s: {sent / seconds:.1f} per second"
-            )
-        for reason, count in Counter(failure.reason for failure in failures).most_common(10):
-            self.stdout.write(f"{count:>6} x {reason}")
+        if not options["quiet"]:
+            self.stdout.write(results.summary(time.perf_counter() - started))
+        for line in results.reasons():
+            self.stdout.write(line)
+        return results.exit_code
 
 
 def _add_letter_options(add: Callable[..., object]) -> None:
@@ -213,7 +202,7 @@ def _add_session_options(add: Callable[..., object]) -> None:
     )
     add(
         "--timeout",
-        type=_positive(float),
+        type=positive(float),
         default=30.0,
         metavar="SECONDS",
         help="for each reply; default: 30",
@@ -225,28 +214,15 @@ def _add_output_options(add: Callable[..., object]) -> None:
     add("--hide-body", action="store_true", help="show only the header of the message")
     add(
         "--count",
-        type=_positive(int),
+        type=positive(int),
         default=1,
         metavar="N",
         help="send N mails, a session each, and show a summary",
     )
     add(
         "--concurrency",
-        type=_positive(int),
+        type=positive(int),
         default=1,
         metavar="M",
         help="so many of them at once",
     )
-
-
-def _positive(number: type[int] | type[float]) -> Callable[[str], float]:
-    def positive(text: str) -> float:
-        try:
-            value = number(text)
-        except ValueError:
-            value = number(0)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
-        return value
-
-    return positive
