@@ -128,3 +128,7 @@ class DidNotStart(MailError):
 
 class RunsAlready(MailError):
     """The mail server runs already."""
+
+
+class PidFileUnusable(MailError):
+    """Who runs here cannot be found out."""

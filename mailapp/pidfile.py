@@ -15,11 +15,14 @@ from typing import IO
 
 from mailapp import filelock
 from mailapp.conf import mail_settings
-from mailapp.errors import RunsAlready
+from mailapp.errors import PidFileUnusable, RunsAlready
 
 
 class PidFile:
-    """A pid file, and beside it the file that the children of that process lock, too."""
+    """A pid file, and beside it the file that the children of that process lock, too.
+
+    Everything raises PidFileUnusable where the system does not let us.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +40,6 @@ class PidFile:
         Children may outlive a process that was killed, to finish what they have in hand, and have
         its ports until then: wait for them. Raise RunsAlready.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._take() as file, self._children.open("ab") as children:
             try:
                 if not filelock.is_free_within(children, patience()):
@@ -52,10 +54,14 @@ class PidFile:
             return self._holder()
 
     def send(self, number: signal.Signals) -> int | None:
-        """Signal the process that holds the file and return its id; None when none does."""
+        """Signal the process that holds the file and return its id; None when none does.
+
+        Raise PidFileUnusable when it is another user's.
+        """
         with self._alone():
             if pid := self._holder():
-                os.kill(pid, number)  # it lived a moment ago, and ids are long in coming again
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)  # it lived a moment ago, and ids are long in coming again
             return pid
 
     def left_by(self) -> int | None:
@@ -93,12 +99,16 @@ class PidFile:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other process look at the file or take it, lest it reads who held it before."""
-        folder = os.open(self.path.parent, os.O_RDONLY)
         try:
-            filelock.hold(folder)
-            yield
-        finally:
-            os.close(folder)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                filelock.hold(folder)
+                yield
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise PidFileUnusable(f"{self.path}: {error.strerror}") from error
 
     def _holder(self) -> int | None:
         return None if _is_free(self.path) else self._read()

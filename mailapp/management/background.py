@@ -62,7 +62,7 @@ def _reason(said: str, log: Path) -> str:
 def stop(pid_file: PidFile) -> str:
     """End what holds a pid file, in good order; return what became of it.
 
-    Raise CommandError when it does not end, and PermissionError when it is somebody else's.
+    Raise CommandError when it does not end, PidFileUnusable when we may not end it.
     """
     pid = pid_file.send(signal.SIGTERM)
     end = time.monotonic() + patience()

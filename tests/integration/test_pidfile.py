@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mailapp.errors import RunsAlready
+from mailapp.errors import PidFileUnusable, RunsAlready
 from mailapp.pidfile import PidFile
 from tests.waiting import wait_until
 
@@ -78,7 +78,7 @@ def parent(pid_file: PidFile) -> Iterator[Holder]:
 
 
 def test_nobody_runs_where_there_is_no_file(tmp_path):
-    pid_file = PidFile(tmp_path / "runmail.pid")
+    pid_file = PidFile(tmp_path / "run" / "runmail.pid")
 
     assert pid_file.pid() is None
     assert pid_file.left_by() is None
@@ -139,6 +139,16 @@ def test_file_that_names_nobody_is_no_matter(pid_file, text):
     assert pid_file.left_by() is None
     with pid_file.held():
         assert pid_file.pid() == os.getpid()
+
+
+def test_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    pid_file = PidFile(tmp_path / "run" / "runmail.pid")
+
+    with pytest.raises(PidFileUnusable, match=r"run/runmail\.pid: "):
+        pid_file.pid()
+    with pytest.raises(PidFileUnusable), pid_file.held():
+        pass
 
 
 def test_children_of_a_killed_process_are_waited_for(pid_file, parent, together):

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from mailapp.ages import duration
 from mailapp.counting import CAP, capped
+from mailapp.errors import PidFileUnusable
 from mailapp.mime import one_line, visible
 from mailapp.models import Delivery, Process
 from mailapp.overview import Overview
@@ -118,13 +119,16 @@ class Status:
 
 def _status() -> Status:
     pid_file = PidFile.of_runmail()
-    pid = pid_file.pid()
+    try:
+        pid, left_by = pid_file.pid(), pid_file.left_by()
+    except PidFileUnusable as error:
+        raise CommandError(str(error), returncode=UNKNOWN) from error
     try:
         overview = Overview.now()
         return Status(
             running=pid is not None,
             pid=pid,
-            left_by=None if pid else pid_file.left_by(),
+            left_by=left_by,
             pid_file=str(pid_file.path),
             problems=[problem.text for problem in overview.problems()],
             processes=[ProcessStatus.of(row) for row in overview.processes],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
+from mailapp.errors import PidFileUnusable
 from mailapp.management import background
 from mailapp.management.starting import check
 from mailapp.pidfile import PidFile
@@ -21,5 +22,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check()
-        self.stdout.write(background.stop(PidFile.of_runmail()))
+        try:
+            self.stdout.write(background.stop(PidFile.of_runmail()))
+        except PidFileUnusable as error:
+            raise CommandError(str(error)) from error
         self.stdout.write(background.start())

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from mailapp.errors import PidFileUnusable
 from mailapp.management import background
 from mailapp.pidfile import PidFile
 
@@ -28,11 +29,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for pid_file in _pid_files(options["all"]):
-            try:
+        try:
+            for pid_file in _pid_files(options["all"]):
                 self.stdout.write(background.stop(pid_file))
-            except PermissionError as error:
-                raise CommandError(f"{pid_file.path} is another user's.") from error
+        except PidFileUnusable as error:
+            raise CommandError(str(error)) from error
 
 
 def _pid_files(folder: str | None) -> list[PidFile]:
