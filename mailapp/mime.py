@@ -369,11 +369,18 @@ def may_be_report(raw: bytes) -> bool:
 # Addresses and ids that a stranger wrote into a header.
 
 
+# What most mail has, found in a tenth of the time that the standard library's parser takes.
+_ADDRESS = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*"
+_BARE_ADDRESS = re.compile(rf"\s*(?:<({_ADDRESS})>|({_ADDRESS}))\s*", re.ASCII)
+
+
 def mailbox(value: str) -> tuple[str, str]:
     """Return the display name and the address of the first mailbox of a field; never raises.
 
     `value` is not decoded yet, or an encoded word could pretend to be the address.
     """
+    if plain := _BARE_ADDRESS.fullmatch(value):
+        return "", plain[1] or plain[2]
     try:
         name, address = email.utils.parseaddr(one_line(to_text(_as_bytes(value[:20_000]), None)))
     except RecursionError:  # of comments in comments

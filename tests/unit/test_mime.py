@@ -250,6 +250,9 @@ def test_head_ends_at_the_first_empty_line(raw, head):
     [
         ("One <one@client.test>", ("One", "one@client.test")),
         ("one@client.test", ("", "one@client.test")),
+        ("<one+tag@client.test>\r\n", ("", "one+tag@client.test")),
+        ("<one@client.test", ("", "one@client.test")),
+        ("one@client.test (One)", ("One", "one@client.test")),
         ("=?utf-8?q?J=C3=B6rg?= <j@client.test>", ("Jörg", "j@client.test")),
         ("=?utf-8?q?=3Cboss=40client.test=3E?= <x@elsewhere.test>",
          ("<boss@client.test>", "x@elsewhere.test")),
