@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.template import Context, Template
@@ -47,6 +48,7 @@ def _find_blocks(template: Template, blocks: BlockContext, context: Context) -> 
         _find_blocks(node.get_parent(context), blocks, context)
 
 
+@lru_cache  # as long as Django keeps a template, it has the same nodes
 def _nodes(template: Template, kind: type[Node]) -> list[Any]:
     return template.nodelist.get_nodes_by_type(kind)
 
