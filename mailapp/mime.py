@@ -12,8 +12,11 @@ import io
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from email.charset import QP, Charset
 from email.generator import BytesGenerator
 from email.header import Header
+from email.mime.multipart import MIMEMultipart
+from email.mime.nonmultipart import MIMENonMultipart
 from email.policy import SMTP, Compat32
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -452,6 +455,14 @@ def to_bytes(message: email.message.Message) -> bytes:
     return out.getvalue()
 
 
+def compose(fields: Mapping[str, str], text: str, html: str = "") -> bytes:
+    """Write a mail of these fields, each on one line, and these texts, whatever they hold.
+
+    Not by way of Django, whose mails from 6.0 on know addresses, and refuse some or fold them away.
+    """
+    return (None if html else plain_to_bytes(fields, text)) or composed(fields, text, html)
+
+
 _PLAIN_TEXT = {
     "Content-Type": 'text/plain; charset="utf-8"',
     "MIME-Version": "1.0",
@@ -462,8 +473,7 @@ _PLAIN_TEXT = {
 def plain_to_bytes(fields: Mapping[str, str], text: str) -> bytes | None:
     """Write a mail of plain text that needs no encoding, as most answers are; None for others.
 
-    What `to_bytes` writes of the same mail, in a tenth of the time that it takes to compose it
-    with the standard library.
+    In a tenth of the time that it takes to compose it with the standard library.
     """
     lines = text.split("\n")
     if not text.isascii() or "\r" in text or max(map(len, lines)) > _LONGEST_LINE:
@@ -472,6 +482,49 @@ def plain_to_bytes(fields: Mapping[str, str], text: str) -> bytes | None:
     if not all(_is_plain(field) and len(field) <= _LINE for field in head):
         return None
     return "\r\n".join([*head, "", *lines]).encode("ascii")
+
+
+def composed(fields: Mapping[str, str], text: str, html: str) -> bytes:
+    """Write it with the standard library."""
+    mail = _text_part(text, "plain")
+    if html:
+        mail = MIMEMultipart("alternative", _subparts=[mail, _text_part(html, "html")])
+    for name, value in fields.items():
+        mail[name] = value
+    return to_bytes(mail)
+
+
+def _text_part(text: str, subtype: str) -> email.message.Message:
+    part = MIMENonMultipart("text", subtype, charset="utf-8")
+    part.set_payload(text, _QUOTED if _has_long_lines(text) else _AS_IT_IS)
+    return part
+
+
+def _has_long_lines(text: str) -> bool:
+    return max(map(len, text.encode().splitlines()), default=0) > _LONGEST_LINE
+
+
+_AS_IT_IS, _QUOTED = Charset("utf-8"), Charset("utf-8")
+_AS_IT_IS.body_encoding = None  # type: ignore[assignment]
+_QUOTED.body_encoding = QP
+
+
+def named(name: str, address: str) -> str:
+    """Write a mailbox as a header field holds it, whatever its name is."""
+    if not name:
+        return _in_ascii(address)
+    if not name.isascii():
+        return f"{Header(name, 'utf-8').encode()} <{_in_ascii(address)}>"
+    quoted = re.sub(r'([\\"])', r"\\\1", name)
+    return f'"{quoted}" <{_in_ascii(address)}>'
+
+
+def _in_ascii(address: str) -> str:
+    """Write an address for programs that know no other."""
+    if address.isascii():
+        return address
+    local, _, domain = address.rpartition("@")
+    return f"{Header(local, 'utf-8', maxlinelen=_LONGEST_LINE).encode()}@{domain}"
 
 
 def one_line(value: str) -> str:

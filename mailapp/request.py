@@ -10,7 +10,6 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone
 
 from mailapp import bounces, identity, mime, outbox, returnpath
@@ -370,39 +369,22 @@ def _post(
     name, address = _name_and_address(author)
     fields = {
         "Subject": parts.subject or subject,
-        "From": _written(name, address),
-        "To": to,
-        **({"Reply-To": _written(*_name_and_address(reply_to))} if reply_to else {}),
-    }
-    more = {
+        "From": mime.named(name, address),
+        "To": mime.named("", to),
+        **({"Reply-To": mime.named(*_name_and_address(reply_to))} if reply_to else {}),
         "Message-ID": mime.new_message_id(mail_settings().hostname),
         "Date": format_datetime(timezone.now()),
         "Auto-Submitted": "auto-replied",
         **headers,
     }
-    raw = None if parts.html else mime.plain_to_bytes(fields | more, parts.text)
     outbox.post(
-        raw or _composed(parts, fields, more),
+        mime.compose(fields, parts.text, parts.html),
         sender=address,
         recipients=[to],
         cause=cause,
         even_suppressed=even_suppressed,
         answer_of=answer_of,
     )
-
-
-def _composed(parts: Rendered, fields: Mapping[str, str], headers: Mapping[str, str]) -> bytes:
-    mail = EmailMultiAlternatives(
-        subject=fields["Subject"],
-        body=parts.text,
-        from_email=fields["From"],
-        to=[fields["To"]],
-        reply_to=[fields["Reply-To"]] if "Reply-To" in fields else None,
-        headers=dict(headers),
-    )
-    if parts.html:
-        mail.attach_alternative(parts.html, "text/html")
-    return mime.to_bytes(mail.message())
 
 
 def _name_and_address(mailbox: str) -> tuple[str, str]:
@@ -412,13 +394,6 @@ def _name_and_address(mailbox: str) -> tuple[str, str]:
         return "", text
     name, _, address = text[:-1].rpartition("<")
     return name.strip(' "'), address
-
-
-def _written(name: str, address: str) -> str:
-    if not name:
-        return address
-    quoted = re.sub(r'([\\"])', r"\\\1", name)
-    return f'"{quoted}" <{address}>'
 
 
 def _safe(headers: Mapping[str, str]) -> dict[str, str]:
