@@ -7,9 +7,10 @@ import email.policy
 from email.message import EmailMessage as ParsedMessage
 
 import pytest
-from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection, send_mail
+from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail
 from django.db import transaction
 
+from mailapp.backends import OutboxBackend
 from mailapp.errors import BadAddress
 from mailapp.models import OUTGOING, Delivery, Message
 
@@ -57,7 +58,12 @@ def test_alternatives_attachments_and_headers_are_kept():
 
 def test_blind_copies_are_delivered_and_not_named():
     mail = EmailMessage(
-        "Hello", "", "you@example.com", ["a@client.test"], ["b@client.test"], cc=["c@client.test"]
+        "Hello",
+        "",
+        "you@example.com",
+        ["a@client.test"],
+        bcc=["b@client.test"],
+        cc=["c@client.test"],
     )
 
     mail.send()
@@ -82,7 +88,7 @@ def test_several_mails_are_stored_all_or_none(bad):
     ]
 
     with pytest.raises((BadAddress, ValueError)):
-        get_connection().send_messages(mails)
+        OutboxBackend().send_messages(mails)
 
     assert not Message.objects.exists()
 

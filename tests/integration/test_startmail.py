@@ -47,6 +47,7 @@ def test_nothing_of_the_template_is_left_unfilled(here: Path):
 
 
 def test_code_is_as_ruff_wants_it(here: Path):
+    pytest.importorskip("ruff", reason="make check installs it")
     startmail("mymail")
 
     for check in (["check"], ["format", "--diff"]):
