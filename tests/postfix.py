@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.waiting import DEADLINE, wait_until
 
@@ -44,7 +45,21 @@ minimal_backoff_time = 1h
 maximal_backoff_time = 1h
 """
 
-# No smtpd: mail comes in by its sendmail, so it needs no port.
+# What it takes from programs of this machine over SMTP, and what it refuses of that.
+_SMTPD = """\
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions =
+    check_recipient_access inline:{{{refusals}}}, permit_mynetworks, reject
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+local_recipient_maps =
+smtpd_tls_security_level = encrypt
+smtpd_tls_chain_files = {certificate}
+smtpd_tls_loglevel = 1
+"""
+
+# Without smtpd mail comes in by its sendmail, so it needs no port.
 _MASTER = """\
 pickup     unix       n - n 60    1 pickup
 cleanup    unix       n - n -     0 cleanup
@@ -57,27 +72,44 @@ flush      unix       n - n 1000? 0 flush
 smtp       unix       - - n -     - smtp
 lmtp       unix       - - n -     - lmtp
 error      unix       - - n -     - error
+discard    unix       - - n -     - discard
+tlsmgr     unix       - - n 1000? 1 tlsmgr
 retry      unix       - - n -     - error
 scache     unix       - - n -     1 scache
 postlog    unix-dgram n - n -     1 postlogd
 """
 
 
+def smtp_to(place: str) -> str:
+    """Write `host:port` as a transport, without a look for an MX."""
+    host, _, port = place.rpartition(":")
+    return f"smtp:[{host}]:{port}"
+
+
 class NoPostfix(Exception):
     """There is no Postfix to test with."""
 
 
+class Door(NamedTuple):
+    """Where it takes mail over SMTP, after STARTTLS, and what it refuses."""
+
+    place: str  #: host:port
+    certificate: str  #: PEM file with its key
+    refusals: Mapping[str, str]  #: replies, by recipient
+
+
 @contextlib.contextmanager
-def own_postfix(transports: Mapping[str, str]) -> Iterator[Postfix]:
+def own_postfix(transports: Mapping[str, str], door: Door | None = None) -> Iterator[Postfix]:
     """Start an instance that sends mail for each domain by its transport, and no other mail.
 
-    Raise NoPostfix when there is none to start.
+    Without a door it takes only what is given to `send`. Raise NoPostfix when there is none to
+    start.
     """
     installed = _installed()
     with tempfile.TemporaryDirectory(prefix="mail-postfix-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # most of Postfix does not run as root
-        _write_settings(folder, installed, transports)
+        _write_settings(folder, installed, transports, door)
         postfix = Postfix(folder, installed)
         postfix.start()
         try:
@@ -166,14 +198,23 @@ def _installed() -> dict[str, str]:
 
 
 def _write_settings(
-    folder: Path, installed: Mapping[str, str], transports: Mapping[str, str]
+    folder: Path, installed: Mapping[str, str], transports: Mapping[str, str], door: Door | None
 ) -> None:
     for name in ("etc", "queue", "data"):
         (folder / name).mkdir()
     shutil.chown(folder / "data", installed["mail_owner"])
-    ways = ", ".join(f"{{{domain} = {transport}}}" for domain, transport in transports.items())
+    ways = _inline(transports)
     main = _MAIN.format(folder=folder, hostname=HOSTNAME, transports=ways, **installed)
-    for name, text in (("main.cf", main), ("master.cf", _MASTER)):
+    master = _MASTER
+    if door:
+        main += _SMTPD.format(refusals=_inline(door.refusals), certificate=door.certificate)
+        master += f"{door.place} inet n - n - - smtpd\n"
+    for name, text in (("main.cf", main), ("master.cf", master)):
         path = folder / "etc" / name
         path.write_text(text)
         os.utime(path, (0, 0))  # Postfix does not read a file that is less than two seconds old
+
+
+def _inline(table: Mapping[str, str]) -> str:
+    """Write a table as it stands in a parameter."""
+    return ", ".join(f"{{{key} = {value}}}" for key, value in table.items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.postfix import HOSTNAME, NoPostfix, Postfix, own_postfix
+from tests.postfix import HOSTNAME, NoPostfix, Postfix, own_postfix, smtp_to
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def site(request: pytest.FixtureRequest, project: Callable[..., Project]) -> Ite
     lmtp = running.catcher if request.param == "lmtp" else f"{running.folder}/lmtp"
     running.environment["MAIL_LMTP"] = lmtp
     protocol, place, transport = {
-        "smtp": ("ESMTP", running.receiver, f"smtp:{_in_brackets(running.receiver)}"),
+        "smtp": ("ESMTP", running.receiver, smtp_to(running.receiver)),
         "lmtp": ("LMTP", lmtp, f"lmtp:inet:{lmtp}"),
         "lmtp on a Unix socket": ("LMTP", lmtp, f"lmtp:unix:{lmtp}"),
     }[request.param]
@@ -78,12 +78,6 @@ def site(request: pytest.FixtureRequest, project: Callable[..., Project]) -> Ite
             yield Site(postfix, running, _start(running, place), protocol, place)
     except NoPostfix as error:
         pytest.skip(str(error))
-
-
-def _in_brackets(place: str) -> str:
-    """Write a place as Postfix does where no MX is to be looked up."""
-    host, _, port = place.rpartition(":")
-    return f"[{host}]:{port}"
 
 
 def _start(project: Project, place: str) -> Program:
