@@ -53,11 +53,16 @@ class Maildir(mailbox.Maildir):
     def add(self, message: Any) -> str:
         """Keep a mail (bytes, a file, or what the standard library takes); return its key.
 
-        It is written in `tmp`, synced, and named in `new`; then that folder is synced.
+        It is written in `tmp`, synced, and named in `new`; then that folder is synced. Raise
+        OSError, and keep nothing, when any of that fails.
         """
         key = super().add(message)
         subfolder = message.get_subdir() if isinstance(message, mailbox.MaildirMessage) else "new"
-        sync_folder(self.path / subfolder)
+        try:
+            sync_folder(self.path / subfolder)
+        except OSError:  # who is told so will bring it again
+            self.discard(key)
+            raise
         return key
 
     def _create_tmp(self) -> IO[Any]:
@@ -180,6 +185,18 @@ def read_envelope(raw: bytes) -> Envelope:
         sender=_address(senders[0]) if senders else None,
         recipients=list(dict.fromkeys(map(_recipient, named))),
     )
+
+
+def without_envelope(raw: bytes) -> bytes:
+    r"""Return a mail without what `read_envelope` reads, for who sends it with an envelope again.
+
+    >>> without_envelope(b"Return-Path: <a@b.test>\r\nDelivered-To: c@d.test\r\nSubject: x\r\n")
+    b'Subject: x\r\n'
+    """
+    at = 0
+    while found := _TRACE.match(raw, at):
+        at = found.end()
+    return raw[at:]
 
 
 def _trace_fields(raw: bytes) -> Iterator[tuple[str, str]]:

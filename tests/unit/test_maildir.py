@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mailbox
 import os
 import stat
@@ -57,6 +58,20 @@ def test_mail_and_its_name_are_on_disk_before_its_key_is_known(queue, synced):
     key = queue.add(RAW)
 
     assert synced == [queue.path / "tmp" / key, queue.path / "new"]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_mail_that_cannot_be_synced_is_not_there(queue, monkeypatch, what):
+    def fail(file) -> None:
+        if isinstance(file, int) == (what == "folder"):
+            raise OSError(errno.EIO, "disk I/O error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+    with pytest.raises(OSError, match="disk I/O error"):
+        queue.add(RAW)
+
+    assert list((queue.path / "new").iterdir()) == []
 
 
 def test_folder_is_on_disk_when_it_is_made(tmp_path, synced):
