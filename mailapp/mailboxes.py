@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import socket
-import stat
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -23,7 +22,7 @@ from typing import NamedTuple, Self
 
 from mailapp import mime
 from mailapp.errors import MailError
-from mailapp.maildir import Maildir
+from mailapp.maildir import Maildir, open_plain
 from mailapp.storage import sync_folder
 
 
@@ -165,9 +164,8 @@ class _Mbox(_Single):
 
 def _read(path: Path) -> Found | Broken:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would have us wait
-            return Broken(str(path), "it is no plain file")
-        return Found(str(path), as_received(path.read_bytes()))
+        with open_plain(path.resolve()) as file:
+            return Found(str(path), as_received(file.read()))
     except OSError as error:
         return Broken(str(path), _reason(error))
 

@@ -29,6 +29,11 @@ class Results:
         self._reasons[failure.reason] += 1
 
     @property
+    def tried(self) -> int:
+        """How many were counted."""
+        return self.sent + self._reasons.total()
+
+    @property
     def exit_code(self) -> int:
         """That of the first mail that failed, or 0."""
         return self.first.exit if self.first else 0

@@ -252,7 +252,7 @@ def test_broken_files_are_told_and_keep_out_no_others(run, tmp_path):
     assert err.splitlines() == [
         f"{path}/new/1.empty: it is empty",
         f"{path}/new/2.gone: No such file or directory",
-        f"{path}/new/3.pipe: it is no plain file",
+        f"{path}/new/3.pipe: Not a plain file",
         "Not everything could be imported.",
     ]
 
