@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mailapp import filelock, mime
 from mailapp.addresses import take_path
@@ -56,18 +56,23 @@ class Maildir(mailbox.Maildir):
         It is written in `tmp`, synced, and named in `new`; then that folder is synced. Raise
         OSError, and keep nothing, when any of that fails.
         """
-        key = super().add(message)
-        subfolder = message.get_subdir() if isinstance(message, mailbox.MaildirMessage) else "new"
+        key = _unique_name()
+        half, place = self.path / "tmp" / key, self.path / "new" / key
         try:
-            sync_folder(self.path / subfolder)
-        except OSError:  # who is told so will bring it again
-            self.discard(key)
+            with open(half, "xb", opener=_for_its_owner_alone) as file:
+                self._dump_message(message, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if isinstance(message, mailbox.MaildirMessage):
+                place = self.path / message.get_subdir() / f"{key}:{message.get_info()}".rstrip(":")
+                os.utime(half, (time.time(), message.get_date()))
+            half.rename(place)
+            sync_folder(place.parent)
+        except BaseException:  # who is told so will bring it again
+            half.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             raise
         return key
-
-    def _create_tmp(self) -> IO[Any]:
-        """Open a new file in `tmp`, by a name that the standard library does not think of."""
-        return open(self.path / "tmp" / _unique_name(), "xb+", opener=_for_its_owner_alone)
 
     def in_order(self) -> list[str]:
         """The keys of all mails, read and unread, the oldest first."""

@@ -45,8 +45,7 @@ def synced(monkeypatch) -> list[Path]:
     """What is synced from now on."""
     fsync, paths = os.fsync, []
 
-    def note(file) -> None:
-        number = file if isinstance(file, int) else file.fileno()
+    def note(number: int) -> None:
         paths.append(Path(f"/proc/self/fd/{number}").readlink())
         fsync(number)
 
@@ -62,8 +61,8 @@ def test_mail_and_its_name_are_on_disk_before_its_key_is_known(queue, synced):
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_mail_that_cannot_be_synced_is_not_there(queue, monkeypatch, what):
-    def fail(file) -> None:
-        if isinstance(file, int) == (what == "folder"):
+    def fail(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode) == (what == "folder"):
             raise OSError(errno.EIO, "disk I/O error")
 
     monkeypatch.setattr(os, "fsync", fail)
@@ -72,6 +71,7 @@ def test_mail_that_cannot_be_synced_is_not_there(queue, monkeypatch, what):
         queue.add(RAW)
 
     assert list((queue.path / "new").iterdir()) == []
+    assert list((queue.path / "tmp").iterdir()) == []
 
 
 def test_folder_is_on_disk_when_it_is_made(tmp_path, synced):
@@ -98,12 +98,14 @@ def test_reader_of_the_standard_library_finds_mail_and_its_flags(queue):
     read = mailbox.MaildirMessage(RAW)
     read.set_subdir("cur")
     read.set_flags("RS")
+    read.set_date(1_700_000_000)
 
     key = queue.add(read)
 
     [mail] = mailbox.Maildir(queue.path, create=False)
     assert (mail.get_subdir(), mail.get_flags(), mail["Subject"]) == ("cur", "RS", "Hello")
     assert queue.path_of(key).parent.name == "cur"
+    assert mail.get_date() == 1_700_000_000
 
 
 def test_mail_comes_out_in_order_of_arrival_whoever_wrote_it(queue):
