@@ -66,7 +66,7 @@ def site(request: pytest.FixtureRequest, project: Callable[..., Project]) -> Ite
         DJANGO_SETTINGS_MODULE="tests.acceptance.lmtp_settings", MAIL_HOSTS="example.com"
     )
     running.folder.chmod(0o711)  # the user postfix has to reach the socket in it
-    lmtp = running.catcher if request.param == "lmtp" else f"{running.folder}/lmtp"
+    lmtp = running.web if request.param == "lmtp" else f"{running.folder}/lmtp"
     running.environment["MAIL_LMTP"] = lmtp
     protocol, place, transport = {
         "smtp": ("ESMTP", running.receiver, smtp_to(running.receiver)),
