@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from mailapp import dkim, outbox
@@ -225,6 +226,49 @@ def test_mail_that_is_too_old_fails_with_the_last_reply(serve, relay, post):
     assert (delivery.status, delivery.reply) == (Status.FAILED, "450 4.2.0 Greylisted")
     assert report.reports[0].status == "4.2.0"
     assert not report.temporary
+
+
+def turn_the_clock(delivery: Delivery, by: timedelta) -> None:
+    """Let time pass for a delivery: all that is written of it is so much longer ago."""
+    Delivery.objects.filter(pk=delivery.pk).update(
+        created_at=F("created_at") - by, due_at=F("due_at") - by
+    )
+    delivery.attempt_set.update(started_at=F("started_at") - by, ended_at=F("ended_at") - by)
+    notify(OUTGOING)
+
+
+def test_mail_is_tried_at_growing_intervals_for_five_days_and_then_its_sender_is_told(
+    serve, relay, post
+):
+    server = serve(RCPT="450 4.2.0 Greylisted")
+    delivery = post("reader@client.test").deliveries.get()
+    relay(server.address)
+
+    for number, minutes in enumerate([1, 2, 5, 10, 20, 40, 60, 60], start=1):
+        wait = wait_after(delivery, number)
+        assert minutes <= wait / timedelta(minutes=1) < minutes * 1.1 + 0.5
+        turn_the_clock(delivery, wait)
+    wait_after(delivery, 9)
+    age = timezone.now() - delivery.created_at
+    turn_the_clock(delivery, timedelta(days=5) - timedelta(minutes=30) - age)
+    wait_after(delivery, 10)
+    assert delivery.due_at - delivery.created_at == pytest.approx(
+        timedelta(days=5), abs=timedelta(seconds=30)
+    )
+    turn_the_clock(delivery, timedelta(minutes=31))
+
+    [report] = wait_until(reports)
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.reply) == (Status.FAILED, "450 4.2.0 Greylisted")
+    assert [each.recipient for each in report.reports] == ["reader@client.test"]
+
+
+def wait_after(delivery: Delivery, number: int) -> timedelta:
+    """Read a delivery after so many tries; return how long the next is away."""
+    wait_until(lambda: delivery.attempt_set.filter(number=number).exists())
+    delivery.refresh_from_db()
+    assert delivery.status == Status.DEFERRED
+    return delivery.due_at - delivery.attempt_set.get(number=number).ended_at
 
 
 def test_as_many_recipients_are_sent_at_once_as_the_smart_host_takes(serve, relay, post):

@@ -11,16 +11,8 @@ from mailapp.models import Delivery
 from mailapp.relay import schedule
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
-WAITS = [60.0, 120.0, 300.0]
-
-
-@pytest.fixture(autouse=True)
-def waits(settings) -> None:
-    settings.MAIL = {
-        **settings.MAIL,
-        "RELAY_RETRY_SECONDS": WAITS,
-        "RELAY_GIVE_UP_SECONDS": 3600,
-    }
+MINUTES = [1, 2, 5, 10, 20, 40, 60]
+DAYS = 5
 
 
 def tries_until_given_up(delivery: Delivery) -> list[timedelta]:
@@ -34,18 +26,34 @@ def tries_until_given_up(delivery: Delivery) -> list[timedelta]:
         now += gaps[-1]
 
 
-def test_waits_grow_and_the_last_repeats_until_it_is_given_up():
-    gaps = tries_until_given_up(Delivery(created_at=BORN))
+@pytest.mark.parametrize("born", [BORN, BORN - timedelta(days=3)])
+def test_waits_grow_to_an_hour_and_the_last_ends_after_five_days(born):
+    gaps = tries_until_given_up(Delivery(created_at=born))
 
-    for gap, wait in zip(gaps[:-1], [*WAITS, *[300.0] * 20], strict=False):
-        assert wait <= gap.total_seconds() <= wait * 1.1
-    assert sum(gaps, timedelta()) == timedelta(seconds=3600)
+    for gap, minutes in zip(gaps[:-1], [*MINUTES, *[60] * len(gaps)], strict=False):
+        assert minutes <= gap.total_seconds() / 60 <= minutes * 1.1
+    assert BORN + sum(gaps, timedelta()) == born + timedelta(days=DAYS)
+    assert len(gaps) >= (born + timedelta(days=DAYS) - BORN) / timedelta(hours=1.1)
+
+
+def test_waits_are_those_of_the_settings(settings):
+    settings.MAIL = {
+        **settings.MAIL,
+        "RELAY_RETRY_SECONDS": [7, 8],
+        "RELAY_GIVE_UP_SECONDS": 60,
+    }
+
+    gaps = [gap.total_seconds() for gap in tries_until_given_up(Delivery(created_at=BORN))]
+
+    for gap, wait in zip(gaps[:-1], [7, *[8] * len(gaps)], strict=False):
+        assert wait <= gap <= wait * 1.1
+    assert sum(gaps) == pytest.approx(60)
 
 
 def test_waits_begin_again_when_an_operator_asks_to_retry():
     delivery = Delivery(created_at=BORN, attempts=8, attempts_before=7)
 
-    assert schedule.delay(delivery, BORN) <= WAITS[0] * 1.1
+    assert schedule.delay(delivery, BORN) <= 60 * MINUTES[0] * 1.1
 
 
 def test_failures_do_not_march_in_step():
