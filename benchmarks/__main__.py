@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     receivers,
     receiving,
+    sending,
     stored,
     waking,
 )
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = 
     "conversations": lambda servers, options: conversations.measure(servers, options.seconds),
     "waking": lambda servers, options: waking.measure(servers, options.seconds, options.alone),
     "backlog": lambda servers, options: backlog.measure(servers, options.backlog),
+    "sending": lambda servers, options: sending.measure(servers, options.posted),
     "cleaning": lambda servers, options: cleaning.measure(servers, options.seconds, options.old),
     "engines": lambda servers, options: engines.measure(servers, options.backlog),
 }
@@ -70,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=20_000,
         help="mails that wait, for `backlog`, `engines` and `stored`; default: 20000",
+    )
+    parser.add_argument(
+        "--posted", type=int, default=10_000, help="mails to send, for `sending`; default: 10000"
     )
     parser.add_argument(
         "--old", type=int, default=100_000, help="mails to remove, for `cleaning`; default: 100000"

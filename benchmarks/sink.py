@@ -71,6 +71,8 @@ class _Session(asyncio.Protocol):
         if verb == b"DATA":
             self.in_message = True
             self.transport.write(b"354 Go ahead\r\n")
+        elif verb == b"EHLO":  # as nearly every smart host answers
+            self.transport.write(b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n")
         elif verb == b"QUIT":
             self.transport.write(b"221 Bye\r\n")
             self.transport.close()

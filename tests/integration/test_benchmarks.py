@@ -1,10 +1,11 @@
-"""How a database is filled for the benchmarks."""
+"""How a database is filled for the benchmarks, and what they post."""
 
 import pytest
 
 from benchmarks.fill import fill
+from benchmarks.post import post_one_by_one, post_to_list
 from mailapp import housekeeping
-from mailapp.models import INCOMING, Conversation, Delivery, Message, NewMail
+from mailapp.models import INCOMING, OUTGOING, Conversation, Delivery, Message, NewMail
 
 COUNT = 60
 HANDLER = "mailapp.handlers.log"
@@ -38,3 +39,14 @@ def test_it_takes_more_mail():
     Message.objects.store([NewMail(raw=b"", sender="", recipients=["note@localhost"])])
 
     assert Message.objects.count() == Delivery.objects.count() == COUNT + 1
+
+
+@pytest.mark.parametrize(("way", "messages"), [(post_to_list, 1), (post_one_by_one, COUNT)])
+def test_each_reader_is_posted_to_once(way, messages):
+    readers = [f"{number}@client.test" for number in range(COUNT)]
+
+    way(readers)
+
+    posted = Delivery.objects.filter(queue=OUTGOING).due()
+    assert sorted(posted.values_list("recipient", flat=True)) == sorted(readers)
+    assert Message.objects.count() == messages
