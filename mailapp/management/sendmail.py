@@ -32,6 +32,7 @@ _SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:R:r:tUV:vX:"
 _LONG = ["host=", "port=", "settings=", "pythonpath="]
 
 _SMTP_PORT = 25
+_AT_ONCE = 65536  # octets
 _TIMEOUT = 300.0  # seconds for a reply, as RFC 5321 4.5.3.2 has it for most
 
 
@@ -317,18 +318,22 @@ def speak(server: Endpoint, source: BinaryIO, sink: BinaryIO) -> None:
 def _carry(connection: socket.socket, source: BinaryIO, sink: BinaryIO) -> None:
     """Carry what either side says to the other until the server ends the session."""
     speakers: list[socket.socket | BinaryIO] = [connection, source]
-    while True:
+    goes_on = _hear(connection, sink)  # the greeting, before which nothing may be said
+    while goes_on:
         ready, _, _ = select.select(speakers, [], [])
         if source in ready:
-            said = os.read(source.fileno(), 65536)
+            said = os.read(source.fileno(), _AT_ONCE)
             if said:
                 connection.sendall(said)
             else:
                 connection.shutdown(socket.SHUT_WR)
                 speakers.remove(source)
         if connection in ready:
-            heard = connection.recv(65536)
-            if not heard:
-                return
-            sink.write(heard)
-            sink.flush()
+            goes_on = _hear(connection, sink)
+
+
+def _hear(connection: socket.socket, sink: BinaryIO) -> bool:
+    heard = connection.recv(_AT_ONCE)
+    sink.write(heard)
+    sink.flush()
+    return bool(heard)

@@ -15,6 +15,7 @@ from django.core.management import ManagementUtility
 
 from mailapp.dialogue import on_the_wire
 from mailapp.management.sendmail import main
+from tests.integration.receiving import receiving
 from tests.integration.scripted_server import DROP, OFFERS, ScriptedServer, scripted_server
 
 LETTER = (
@@ -440,6 +441,15 @@ def test_bs_lets_the_caller_speak_smtp(server):
     assert server.commands == said.decode().split("\r\n")[:-1]
     assert done.stdout.startswith(b"220 mx.test ESMTP\r\n250-mx.test\r\n")
     assert done.stdout.endswith(b"250 Sender ok\r\n221 Bye\r\n")
+
+
+def test_bs_says_nothing_before_the_greeting():
+    with receiving() as receiver:
+        address = ["--host", "127.0.0.1", "--port", str(receiver.port)]
+        done = run_alone(*address, "-bs", content=b"NOOP\r\nQUIT\r\n")
+
+    replies = [line[:3] for line in done.stdout.splitlines()]
+    assert replies == [b"220", b"250", b"221"]
 
 
 def run_alone(*arguments: str, content: bytes) -> subprocess.CompletedProcess[bytes]:
