@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from django.db import connections
 from django.db.models import F
 
 from tests.failpoints import FAILURES, Failpoints
@@ -68,12 +69,22 @@ class Trial:
         return self.project.query(Timer).exists() or unfinished.exists()
 
     def start_until_it_works(self, part: str) -> list[Program]:
-        """Start a part again and again, until none of what it does at its start fails any more."""
+        """Start a part again and again, until none of what it does at its start fails any more.
+
+        To be called in a thread of its own.
+        """
         programs: list[Program] = []
-        while not programs or programs[-1].process.poll() is not None:
-            programs.append(self.project.start("runmail", "--only", part, until=""))
-            wait_until(lambda: programs[-1].process.poll() is not None or self._works(programs[-1]))
+        try:
+            while not programs or self._has_ended(programs[-1]):
+                programs.append(self.project.start("runmail", "--only", part, until=""))
+        finally:
+            connections.close_all()  # of this thread
         return programs
+
+    def _has_ended(self, program: Program) -> bool:
+        """Wait until a program works or has ended; say whether it has ended."""
+        wait_until(lambda: program.process.poll() is not None or self._works(program))
+        return program.process.poll() is not None
 
     def _works(self, program: Program) -> bool:
         from mailapp.models import Process
