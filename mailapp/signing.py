@@ -29,10 +29,42 @@ def signed(raw: bytes) -> bytes:
     return _signatures(raw, domain, domains[domain]) + raw if domain in domains else raw
 
 
+def signed_copy(copy: bytes, stored: bytes, list_address: str) -> bytes:
+    """Return a reader's copy of a post below signatures of the list, which hold its link to leave.
+
+    RFC 8058 4 wants that. They say that it came by the list, and so are not made where they could
+    be taken for the author's: the author is at the list's own domain, and the post was not signed
+    when it was `stored`. Raise KeyUnusable.
+    """
+    domains, domain = mail_settings().DKIM, _domain(list_address)
+    if domain not in domains or not (_is_ours(stored) or _is_of_others(stored, domain)):
+        return copy
+    return _signatures(copy, domain, domains[domain]) + copy
+
+
+def _is_ours(stored: bytes) -> bool:
+    """Say whether we signed a post: on one of somebody else there are other fields of ours."""
+    return stored.startswith(b"DKIM-Signature:")
+
+
+def _is_of_others(stored: bytes, domain: str) -> bool:
+    """Say whether nobody wrote it whose domain DMARC could take for this one (RFC 7489 3.1)."""
+    fields = [str(value) for value in mime.parse_head(stored).get_all("From", [])]
+    authors = [_domain(address) for field in fields for _, address in mime.mailboxes(field)]
+    return bool(authors) and all(each and not _are_related(each, domain) for each in authors)
+
+
+def _are_related(one: str, other: str) -> bool:
+    return one.split(".")[-2:] == other.split(".")[-2:]
+
+
 def _author_domain(raw: bytes) -> str:
-    author = mime.mailbox(mime.raw_header(mime.parse_head(raw), "From"))[1]
+    return _domain(mime.mailbox(mime.raw_header(mime.parse_head(raw), "From"))[1])
+
+
+def _domain(address: str) -> str:
     with contextlib.suppress(BadAddress):
-        return a_labels(split(author)[1])
+        return a_labels(split(address)[1])
     return ""
 
 

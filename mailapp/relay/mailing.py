@@ -8,6 +8,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from mailapp import signing
 from mailapp.errors import MailError
 from mailapp.models import Delivery, Message, RawMessage
 from mailapp.models.delivery import Outcome, Status, Taken
@@ -32,7 +33,9 @@ class Mailing:
     def read(self) -> bytes:
         """Return the bytes as its recipients get them: all the same, or it is but one."""
         assert self.stored is not None
-        return self.deliveries[0].as_sent(self.stored.read())
+        stored, list_address = self.stored.read(), self.message.list_address
+        copy = self.deliveries[0].as_sent(stored)
+        return signing.signed_copy(copy, stored, list_address) if list_address else copy
 
     def split(self, recipients: Container[str]) -> tuple[Mailing, Mailing]:
         """Part it in two: one to these recipients, and one to the others."""

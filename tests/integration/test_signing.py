@@ -15,6 +15,7 @@ from mailapp.errors import KeyUnusable
 from mailapp.lists import Authors, ListMail
 from mailapp.models import OUTGOING, Message
 from mailapp.models.delivery import Status
+from mailapp.relay.mailing import Mailing
 from mailapp.request import MailRequest
 from mailapp.routing import route
 from tests.signatures import verdicts
@@ -139,18 +140,62 @@ def test_post_of_a_list_is_signed_where_the_list_is_its_author(
     assert verdicts(stored(), dns) == signed
 
 
-def test_link_to_leave_a_list_by_does_the_signature_no_harm(sign_with, delivery, settings):
+@pytest.fixture
+def copy_of(delivery: Callable[..., Any], settings: Any) -> Callable[..., bytes]:
+    """Have a list distribute a post, and return the copy that its one reader gets."""
+
+    def distribute(post: bytes, authors: Authors) -> bytes:
+        settings.MAIL = {**settings.MAIL, "UNSUBSCRIBE_URL": "https://example.com/leave/"}
+        news = ListMail(address="news@example.com", authors=authors)
+        news.distribute(MailRequest(delivery("news@localhost", raw=post)), ["reader@client.test"])
+        message = Message.objects.get(protocol="")
+        return Mailing(message, list(message.deliveries.all()), message.raw_message).read()
+
+    return distribute
+
+
+THEIRS = OURS.replace(b"example.com", b"client.test")
+
+
+@pytest.mark.parametrize(
+    ("post", "authors", "verdict"),
+    [(OURS, Authors.EVERYBODY, [True, True]), (THEIRS, Authors.NOBODY, [True])],
+    ids=["rewritten", "of somebody elsewhere"],
+)
+def test_link_to_leave_a_list_by_is_signed_in_each_copy(sign_with, copy_of, post, authors, verdict):
     dns = sign_with(new=ED25519)
-    settings.MAIL = {**settings.MAIL, "UNSUBSCRIBE_URL": "https://example.com/leave/"}
-    post = MailRequest(delivery("news@localhost", raw=OURS))
 
-    news = ListMail(address="news@example.com", authors=Authors.EVERYBODY)
-    news.distribute(post, ["reader@client.test"])
+    copy = copy_of(post, authors)
 
-    [copy] = Message.objects.get(protocol="").deliveries.all()
-    sent = copy.as_sent(stored())
-    assert b"List-Unsubscribe: <https://example.com/leave/" in sent
-    assert verdicts(sent, dns) == [True]
+    assert b"List-Unsubscribe: <https://example.com/leave/" in copy
+    assert verdicts(copy, dns) == verdict
+    for field in (b"https://example.com/leave/", b"List-Unsubscribe=One-Click"):
+        assert verdicts(copy.replace(field, field + b"x"), dns)[0] is False
+
+
+@pytest.mark.parametrize(
+    "author",
+    [
+        b"you@example.com",
+        b"news@example.com",
+        b"you@mail.example.com",
+        b"other@client.test, you@example.com",
+        b"other@client.test\r\nFrom: you@example.com",
+        b"nobody",
+    ],
+)
+def test_list_does_not_sign_for_an_author_whom_anybody_could_have_named(sign_with, copy_of, author):
+    sign_with(new=ED25519)
+
+    copy = copy_of(OURS.replace(b"You <you@example.com>", author), Authors.NOBODY)
+
+    assert b"DKIM-Signature" not in copy
+
+
+def test_copy_is_not_signed_without_a_key_of_the_list(sign_with, copy_of):
+    sign_with("client.test", new=ED25519)
+
+    assert b"DKIM-Signature" not in copy_of(THEIRS, Authors.NOBODY)
 
 
 @pytest.fixture
