@@ -33,6 +33,7 @@ HOLD = "hold"  # replies as usual, but only when the test says `go_on`
 ENDLESS = "endless"  # goes on with the reply as long as anybody listens
 DRIBBLE = "dribble"  # the same, an octet at a time, each in time
 CUT = "cut"  # after DATA: closes the connection in the middle of the message
+STALL = "stall"  # after DATA: reads no more in the middle of the message
 
 Script = Mapping[str, "str | list[str]"]
 
@@ -81,10 +82,13 @@ class _Session:
                 self.accepted += 1
             elif verb == "STARTTLS" and reply.startswith("2") and self.tls:
                 await self.writer.start_tls(self.tls)
-            elif reply == CUT:
+            elif reply in {CUT, STALL}:
                 self.writer.write(b"354 Go ahead\r\n")
                 await self.reader.readline()
-                return
+                if reply == CUT:
+                    return
+                self.writer.transport.pause_reading()
+                await asyncio.to_thread(self.server.go_on.wait, DEADLINE)
             elif reply.startswith("354"):
                 self.server.messages.append(await self.message())
                 for _ in range(self.accepted if self.lmtp else 1):
@@ -103,7 +107,7 @@ class _Session:
             self.writer.write(b"250-More\r\n" * 1000 if reply == ENDLESS else b"2")
             await self.writer.drain()
             await asyncio.sleep(0 if reply == ENDLESS else 0.01)
-        if reply not in {DROP, SILENCE, CUT}:
+        if reply not in {DROP, SILENCE, CUT, STALL}:
             self.writer.write(reply.encode() + b"\r\n")
             await self.writer.drain()
         return reply

@@ -1,4 +1,16 @@
-"""The relay against real servers, of which most misbehave."""
+"""The relay against real servers, of which most misbehave: what becomes of the deliveries.
+
+Where a smart host is tried that goes wrong:
+
+- here: it does not listen, breaks off, falls silent or babbles, refuses for now or for good,
+  each at each stage; refuses one of several recipients; takes fewer at once;
+- test_relay_upstreams: it answers too slowly or without an end, breaks off or reads no more within
+  a mail; has a false certificate or no TLS; refuses the login; speaks LMTP, with a reply for each
+  recipient; is one of several;
+- test_relay_backend: it is another email backend, or an HTTP service behind one;
+- test_relay_session, test_relay_sinks: how a session with it goes, and what it takes for a mail;
+- acceptance/test_postfix_relay: it is a Postfix; acceptance/test_relay_kills: the relay is killed.
+"""
 
 from __future__ import annotations
 
@@ -300,6 +312,19 @@ def test_smart_host_that_fails_us_at_any_stage_defers_the_mail(serve, relay, pos
     assert (
         "smart host" in Attempt.objects.get().error or server.address in Attempt.objects.get().error
     )
+
+
+@pytest.mark.parametrize("stage", ["banner", "EHLO"])
+@pytest.mark.parametrize("reply", ["421 4.3.2 Busy", "554 5.7.1 Not you"])
+def test_smart_host_that_does_not_greet_us_defers_the_mail(serve, relay, post, stage, reply):
+    server = serve(**{stage: reply, "HELO": reply})
+    deferred = post("reader@client.test")
+
+    relay(server.address, RELAY_REST_SECONDS=[DEADLINE])
+
+    delivery = settled(deferred)
+    assert (delivery.status, delivery.reply) == (Status.DEFERRED, "451 4.4.1 Relay not reachable")
+    assert reply in Attempt.objects.get().error
 
 
 @pytest.mark.parametrize("farewell", [DROP, "421 4.4.2 Idle for too long"])

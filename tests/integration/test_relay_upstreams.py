@@ -1,4 +1,7 @@
-"""What the relay sends to: by TLS, by LMTP, after AUTH, and to the next when one is in trouble."""
+"""What the relay sends to: by TLS, by LMTP, after AUTH, and to the next when one is in trouble.
+
+Where a smart host is tried that goes wrong is listed in test_relay.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from tests.integration.scripted_server import (
     DROP,
     ENDLESS,
     SILENCE,
+    STALL,
     ScriptedServer,
     scripted_server,
 )
@@ -171,7 +175,6 @@ def test_certificate_does_not_matter_where_the_settings_say_so(serve_tls, relay_
         {"STARTTLS": "454 4.7.0 Not now"},
         {"STARTTLS": DROP},
         {"STARTTLS": SILENCE},
-        {"STARTTLS": "220 Go ahead\r\nbut not as you think"},
     ],
 )
 def test_mail_does_not_go_in_the_clear_when_there_is_no_tls(serve_tls, relay_tls, post, script):
@@ -184,12 +187,18 @@ def test_mail_does_not_go_in_the_clear_when_there_is_no_tls(serve_tls, relay_tls
         RELAY_REST_SECONDS=[DEADLINE],
     )
 
-    if "but" in script.get("STARTTLS", ""):
-        assert settled(kept).status == Status.DONE  # what came in the clear counted for nothing
-        assert server.commands[3] == f"MAIL FROM:<you@example.com> SIZE={len(RAW)}"
-    else:
-        assert server.address in not_let_in(kept)
-        assert set(server.verbs) <= {"EHLO", "STARTTLS"}
+    assert server.address in not_let_in(kept)
+    assert set(server.verbs) <= {"EHLO", "STARTTLS"}
+
+
+def test_what_was_said_in_the_clear_counts_for_nothing_under_tls(serve_tls, relay_tls, post):
+    server = serve_tls(STARTTLS="220 Go ahead\r\n250-mx.test\r\n250 8BITMIME")
+    sent = post("reader@client.test")
+
+    relay_tls(f"smtp://{server.address}?tls=verified")
+
+    assert settled(sent).status == Status.DONE
+    assert server.commands[3] == f"MAIL FROM:<you@example.com> SIZE={len(RAW)}"
 
 
 # AUTH
@@ -222,7 +231,7 @@ def test_user_logs_in_under_tls(serve_tls, relay_tls, post):
 
 @pytest.mark.parametrize(
     "reply",
-    ["535 5.7.8 Who are you? {}", "454 4.7.0 Not now {}", "500 What is {}", DROP, "334 %%%"],
+    ["535 5.7.8 Who are you? {}", "454 4.7.0 Not now {}", "500 What is {}", DROP, SILENCE, "334 %"],
 )
 def test_smart_host_that_refuses_the_login_gets_no_mail_and_nobody_reads_the_password(
     serve_tls, relay_tls, post, caplog, reply
@@ -232,7 +241,9 @@ def test_smart_host_that_refuses_the_login_gets_no_mail_and_nobody_reads_the_pas
     kept = post("reader@client.test")
 
     relay_tls(
-        f"smtp://user:{PASSWORD}@{server.address}?tls=verified", RELAY_REST_SECONDS=[DEADLINE]
+        f"smtp://user:{PASSWORD}@{server.address}?tls=verified",
+        RELAY_TIMEOUT=0.5 if reply == SILENCE else DEADLINE,
+        RELAY_REST_SECONDS=[DEADLINE],
     )
 
     assert f"user@{server.address}" in not_let_in(kept)
@@ -333,6 +344,16 @@ def test_mail_that_is_broken_off_in_the_middle_is_sent_again_whole_and_once(serv
     wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
     assert [each == raw for each in server.messages] == [True]
     assert [each.outcome for each in Attempt.objects.all()] == [Status.DEFERRED, Status.DONE]
+
+
+def test_smart_host_that_reads_no_more_in_the_middle_of_a_mail_defers_it(serve, relay, post):
+    server = serve(DATA=STALL)
+    deferred = post("reader@client.test", raw=RAW + b"0123456789abcde\r\n" * 2_000_000)
+
+    relay(server.address, RELAY_TIMEOUT=0.5, RELAY_REST_SECONDS=[DEADLINE])
+
+    assert settled(deferred).reply == "451 4.4.2 Connection with the relay broken"
+    server.go_on.set()
 
 
 # Several smart hosts
