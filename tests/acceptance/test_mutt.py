@@ -25,8 +25,10 @@ from tests.waiting import DEADLINE, wait_until
 if TYPE_CHECKING:
     from tests.project import Project
 
-ENTER = "\r"
-ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()].|[=>78])")
+ENTER, ESCAPE = "\r", "\x1b"
+EMPTY = "\x15"  # Ctrl-U: delete the line
+
+_CONTROLS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()].|[=>78])")
 
 needs_mutt = pytest.mark.skipif(not shutil.which("mutt"), reason="mutt is not installed")
 
@@ -57,7 +59,7 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        return "".join(ESCAPE.sub("", self._heard).split())
+        return "".join(_CONTROLS.sub("", self._heard).split())
 
 
 @contextmanager
@@ -99,10 +101,21 @@ def test_what_mutt_answers_is_the_next_transition(project: Callable[..., Project
         terminal.wait_for("q:Quit")
         terminal.press("m")
         terminal.wait_for("To:")
-        terminal.press("test.list-subscribe@localhost", ENTER)
+        terminal.press("nobody@localhost", ENTER)
         terminal.wait_for("Subject:")
         terminal.press("Hello", ENTER)
         terminal.wait_for("y:Send")
+        terminal.press(ESCAPE, "f")
+        terminal.wait_for("From:")
+        terminal.press(EMPTY, "A Reader <reader@example.com>", ENTER)
+        terminal.press("y")
+        terminal.wait_for("nobody@localhost: 550 5.1.1 No such recipient here")
+
+        terminal.press("q")
+        terminal.wait_for("y:Send")
+        terminal.press("t")
+        terminal.wait_for("To:")
+        terminal.press(EMPTY, "test.list-subscribe@localhost", ENTER)
         terminal.press("y")
         terminal.wait_for("Please confirm: subscribe to test.list")
 
@@ -121,7 +134,7 @@ def test_what_mutt_answers_is_the_next_transition(project: Callable[..., Project
         ("CONFIRMING_SUBSCRIBE", "POSTING"),
     ]
     asked, answered = running.query(Message).exclude(protocol="").order_by("pk")
-    assert asked.author == "You <you@example.com>"
-    assert asked.sender == answered.sender == "you@example.com"
+    assert asked.author == "A Reader <reader@example.com>"
+    assert asked.sender == answered.sender == "reader@example.com"
     assert answered.subject == "Re: Please confirm: subscribe to test.list"
     assert answered.raw.partition(b"\r\n\r\n")[2].startswith(b"Written by hand.\r\n")
