@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from mailapp.mailboxes import open_mailbox
 from mailapp.maildir import Maildir
+from mailapp.management.importing import Importer, QueueTarget
 from mailapp.models import INCOMING, OUTGOING, Delivery, Message, Queue
 from mailapp.models.delivery import Status
 
@@ -349,3 +351,21 @@ def test_wrong_arguments_get_one_clear_line(run, tmp_path, arguments, complaint)
     assert err.startswith(complaint)
     assert err.count("\n") == 0
     assert not Message.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_import_the_same_at_once_store_it_once(tmp_path, together):
+    path = write(mailbox.mbox, tmp_path / "box", [mail(number) for number in range(300)])
+    Queue.objects.create(name="imported", purpose=Queue.Purpose.HELD)
+
+    def import_all() -> Importer:
+        importer = Importer(QueueTarget("imported", handled=False))
+        with open_mailbox(path) as box:
+            for _ in importer.run(box.mails()):
+                pass
+        return importer
+
+    importers = together(import_all, import_all, import_all)
+
+    assert Message.objects.count() == 300
+    assert [importer.broken for importer in importers] == [[], [], []]
