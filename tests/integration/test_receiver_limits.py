@@ -279,6 +279,8 @@ def test_a_client_that_leaves_without_reading_its_replies_is_cut_off(says_quit: 
     with _limited(MAX_JUNK_COMMANDS=10**8, MAX_COMMANDS=10**8) as (receiver, client):
         [dialogue] = receiver.listener.sessions._open
         wire = dialogue.wire
+        ours = wire.transport.get_extra_info("socket")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # so that it is full soon
         asked = b"EHLO client.test\r\n" * 100
         while not wire.transport.get_write_buffer_size():
             due = wire.octets + len(asked)
