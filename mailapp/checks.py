@@ -126,7 +126,7 @@ def _check_backend(backend: Backend) -> Iterator[CheckMessage]:
             id="mailapp.E017",
         )
         return
-    if issubclass(found, OutboxBackend):
+    if isinstance(found, type) and issubclass(found, OutboxBackend):
         yield Error(
             f'MAIL["RELAY"] is {backend}, the outbox itself: mail would go in a circle.',
             hint="Name the backend that is to send what is in the outbox.",

@@ -33,8 +33,11 @@ def backend_class(backend: Backend) -> type[BaseEmailBackend]:
     if not backend.is_alias:
         found: type[BaseEmailBackend] = import_string(backend.name)
         return found
-    mailer = getattr(settings, "MAILERS", {})[backend.name]
-    return import_string(mailer.get("BACKEND", f"{SMTPBackend.__module__}.EmailBackend"))
+    mailers = getattr(settings, "MAILERS", {})
+    if backend.name not in mailers:
+        raise LookupError(f"MAILERS has no {backend.name!r}")
+    path = mailers[backend.name].get("BACKEND", f"{SMTPBackend.__module__}.EmailBackend")
+    return import_string(path)
 
 
 def _made(backend: Backend) -> BaseEmailBackend:
