@@ -35,31 +35,35 @@ class Session:
         return replies
 
     def _transact(self, sender: str, recipients: Sequence[str], raw: bytes) -> dict[str, Reply]:
-        if self._kept and self._is_fit(*self._kept):
+        self._let_go_of_what_is_no_choice()
+        if self._kept is not None:
             upstream, connection = self._kept
             try:
                 return connection.transact(sender, recipients, raw)
             except ConnectionBroken as broken:
+                self._kept = None
                 if broken.content_sent:
                     self._upstreams.leave_alone(upstream, broken)
                     raise
-        self._drop()
         self._kept = upstream, connection = self._upstreams.connect()
         try:
             replies = connection.transact(sender, recipients, raw)
         except ConnectionBroken as broken:
+            self._kept = None
             self._upstreams.leave_alone(upstream, broken)
             raise
         self._upstreams.note_well(upstream)
         return replies
 
-    def _is_fit(self, upstream: Upstream, connection: Connection) -> bool:
-        return connection.is_fit() and self._upstreams.is_choice(upstream)
-
-    def _drop(self) -> None:
-        if self._kept is not None:
-            self._kept[1].abandon()
+    def _let_go_of_what_is_no_choice(self) -> None:
+        if self._kept is None:
+            return
+        upstream, connection = self._kept
+        if not connection.is_fit():
+            connection.abandon()
             self._kept = None
+        elif not self._upstreams.is_choice(upstream):
+            self.close()
 
     def close(self) -> None:
         """End the session in good order, if there is one."""

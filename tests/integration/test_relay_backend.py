@@ -356,6 +356,17 @@ def test_mail_is_done_unless_the_backend_says_that_it_sent_nothing(via, post, an
     assert ("LookupError: what a\nfault" in Attempt.objects.get().error) is (answer == "raise")
 
 
+def test_address_that_is_more_than_an_address_reaches_no_backend(via, post):
+    post("a@client.test", "a@client.test\r\nBcc: b@client.test", raw=b"Subject: 1\r\n\r\n")
+
+    via(f"{__name__}.Odd")
+
+    wait_until(lambda: Delivery.objects.filter(status=Status.FAILED).exists())
+    refused = Delivery.objects.get(status=Status.FAILED)
+    assert refused.reply == "553 5.1.3 Malformed recipient address; nothing was sent"
+    assert Delivery.objects.get(recipient="a@client.test").status == Status.DONE
+
+
 def test_backend_that_cannot_be_opened_is_left_alone(via, post, caplog):
     kept = post("a@client.test")
 

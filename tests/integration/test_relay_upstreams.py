@@ -414,6 +414,7 @@ def test_mail_goes_to_the_first_again_when_it_is_well(serve, relay, post):
     assert Counter(first.verbs)["EHLO"] == 1
     assert settled(post("c@client.test")).status == Status.DONE
     assert len(first.messages) == 2
+    assert second.verbs[-1] == "QUIT"
     assert set(statuses().values()) == {Status.DONE}
 
 
