@@ -650,6 +650,7 @@ class TestStrangersMail:
 
         assert client.get(view(mailroom.hostile, name, *arguments)).status_code == 403
 
+    @pytest.mark.any_database
     @pytest.mark.parametrize(
         "raw",
         [
