@@ -59,6 +59,8 @@ def read(path: Path) -> list[bytes]:
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
+@pytest.mark.any_database
 @pytest.mark.parametrize("format", ["maildir", "mh", "babyl", "eml"])
 def test_each_format_keeps_every_byte(run, tmp_path, stored, format):
     path = tmp_path / "copy"
@@ -79,6 +81,8 @@ def test_an_mbox_quotes_lines_and_ends_the_last_one(run, tmp_path, stored):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("format", "kind"),
     [

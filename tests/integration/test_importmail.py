@@ -66,6 +66,8 @@ def crlf(content: bytes) -> bytes:
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
+@pytest.mark.any_database
 @pytest.mark.parametrize("kind", [mailbox.Maildir, mailbox.MH, mailbox.Babyl, letters])
 def test_each_format_is_read_byte_for_byte(run, tmp_path, kind):
     path = letters(tmp_path / "box") if kind is letters else write(kind, tmp_path / "box")
@@ -75,6 +77,7 @@ def test_each_format_is_read_byte_for_byte(run, tmp_path, kind):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
 def test_an_mbox_quotes_lines_and_ends_the_last_one(run, tmp_path):
     run(write(mailbox.mbox, tmp_path / "box"))
 
@@ -86,6 +89,7 @@ def test_an_mbox_quotes_lines_and_ends_the_last_one(run, tmp_path):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
 def test_an_mbox_with_crlf_is_read_as_it_is_meant(run, tmp_path):
     path = write(mailbox.mbox, tmp_path / "box")
     path.write_bytes(crlf(path.read_bytes()))
@@ -229,6 +233,7 @@ def test_a_message_that_is_gone_may_come_again(run, tmp_path):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
 def test_a_dry_run_changes_nothing(run, tmp_path):
     path = write(mailbox.mbox, tmp_path / "box")
 
@@ -241,6 +246,7 @@ def test_a_dry_run_changes_nothing(run, tmp_path):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
 def test_broken_files_are_told_and_keep_out_no_others(run, tmp_path):
     path = write(mailbox.Maildir, tmp_path / "box")
     (path / "new" / "folder").mkdir()
@@ -283,6 +289,7 @@ def test_what_is_no_mailbox_is_told_and_keeps_out_no_others(run, tmp_path):
 
 
 @pytest.mark.django_db
+@pytest.mark.any_database
 def test_a_mail_that_the_database_cannot_take_keeps_out_no_others(run, tmp_path, settings):
     path = write(mailbox.Maildir, tmp_path / "box")
     settings.STORAGES = {
