@@ -82,6 +82,21 @@ def take_path(text: str) -> tuple[str, str]:
     return address, text[end:]
 
 
+def whole(text: str) -> str:
+    """Return the address that all of `text` is, in the form of `take_path`; raise BadAddress.
+
+    >>> whole("Ann@Example.COM")
+    'Ann@example.com'
+    """
+    try:
+        address, rest = take_path(f"<{text}>")
+    except BadAddress:
+        raise BadAddress(repr(text)) from None
+    if rest or not address:
+        raise BadAddress(repr(text))
+    return address
+
+
 def _take_unusual_path(text: str) -> tuple[str, str, int]:
     path = _PATH.match(text)
     if path is None or not path["local"].isprintable():

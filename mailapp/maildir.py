@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mailapp import filelock, mime
-from mailapp.addresses import take_path
-from mailapp.errors import BadAddress
+from mailapp.addresses import whole
 from mailapp.storage import sync_folder
 
 _HALF_SECONDS = 36 * 3600  # after which who writes a mail has given up, says the format
@@ -181,15 +180,24 @@ def read_envelope(raw: bytes) -> Envelope:
 
     Only there: what follows other fields may be written by anybody. Raise BadAddress.
     """
-    fields: dict[str, list[str]] = {}
+    return Envelope(read_sender(raw), read_recipients(raw))
+
+
+def read_sender(raw: bytes) -> str | None:
+    """Read the sender as `read_envelope` does."""
     for name, value in _trace_fields(raw):
-        fields.setdefault(name, []).append(value)
-    senders = fields.get(_RETURN_PATH.lower(), [])
-    named = next((fields[name.lower()] for name in _RECIPIENTS if name.lower() in fields), [])
-    return Envelope(
-        sender=_address(senders[0]) if senders else None,
-        recipients=list(dict.fromkeys(map(_recipient, named))),
-    )
+        if name == _RETURN_PATH.lower():
+            return _address(value) if value.strip("<> \t") else ""
+    return None
+
+
+def read_recipients(raw: bytes) -> list[str]:
+    """Read the recipients as `read_envelope` does."""
+    fields = list(_trace_fields(raw))
+    for wanted in _RECIPIENTS:
+        if named := [value for name, value in fields if name == wanted.lower()]:
+            return list(dict.fromkeys(map(_address, named)))
+    return []
 
 
 def without_envelope(raw: bytes) -> bytes:
@@ -211,14 +219,5 @@ def _trace_fields(raw: bytes) -> Iterator[tuple[str, str]]:
         yield found[1].decode().lower(), mime.to_text(found[2], None).strip()
 
 
-def _recipient(written: str) -> str:
-    if address := _address(written):
-        return address
-    raise BadAddress("nobody")
-
-
 def _address(written: str) -> str:
-    address, rest = take_path(written if written.startswith("<") else f"<{written}>")
-    if rest:
-        raise BadAddress(repr(written))
-    return address
+    return whole(written[1:-1] if written.startswith("<") and written.endswith(">") else written)

@@ -24,7 +24,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.lifecycle import Life
 from mailapp.mailboxes import as_received
-from mailapp.maildir import Maildir, open_plain, read_envelope
+from mailapp.maildir import Maildir, open_plain, read_recipients, read_sender
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Message, NewMail, Unheard
 from mailapp.receiver.destination import Recipients
@@ -131,14 +131,14 @@ class Pickup:
 
     def _envelope(self, content: bytes) -> tuple[str, Sequence[str]]:
         try:
-            sender, recipients = read_envelope(content)
+            sender, recipients = read_sender(content), self.to or read_recipients(content)
         except BadAddress as error:
             raise _Unfit(str(error)) from error
         if sender is None:
             raise _Unfit("no Return-Path on top of it says who sent it")
-        if not (self.to or recipients):
+        if not recipients:
             raise _Unfit("no X-Original-To, Envelope-To or Delivered-To on top says whom it is for")
-        return sender, self.to or recipients
+        return sender, recipients
 
     def _take(self, batch: Sequence[_Found]) -> None:
         """Store what is not stored yet, then have it gone from `new`, then drop the notes."""

@@ -76,7 +76,7 @@ def test_mail_is_stored_as_it_was_sent_with_the_envelope_that_it_tells(maildir, 
 
 
 def test_mail_may_go_to_another_queue_and_to_another_recipient(maildir, work):
-    maildir.add(envelope_fields("", ["box@elsewhere.test"]) + RAW)
+    maildir.add(envelope_fields("", ["root"]) + RAW)
 
     take_all(maildir, queue="index", to=["news@localhost"])
 
@@ -128,7 +128,10 @@ def test_two_mails_alike_are_two(maildir):
             b"Return-Path: <>\n" + RAW,
             "no X-Original-To, Envelope-To or Delivered-To on top says whom it is for",
         ),
-        (envelope_fields("a@b.test", ["root"]) + RAW, "This is not an address by the grammar of"),
+        (
+            envelope_fields("a@b.test", ["root"]) + RAW,
+            "This is not an address by the grammar of RFC 5321 4.1.2: 'root'",
+        ),
         (envelope_fields("a@b.test", ["x@localhost"]) + RAW, "x@localhost: 550 5.1.1 No such"),
         (envelope_fields("a@b.test", ["x@b.test"]) + RAW, "x@b.test: 550 5.7.1"),
         (FIELDS.ljust(2001, b"x"), 'it has 2001 octets, and MAIL["MAX_MESSAGE_SIZE"] is 2000'),

@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
 from mailapp import containment, registry, worker
-from mailapp.addresses import take_path
+from mailapp.addresses import whole
 from mailapp.errors import BadAddress, DidNotStart, MailError
 from mailapp.lifecycle import living, release_dead
 from mailapp.maildir import Maildir
@@ -146,16 +146,9 @@ def _modules(given: Sequence[str]) -> list[str]:
 
 def _addresses(given: Sequence[str]) -> list[str]:
     try:
-        return [_address(text) for text in given]
+        return [whole(text) for text in given]
     except BadAddress as error:
         raise CommandError(f"--to: {error}") from error
-
-
-def _address(text: str) -> str:
-    address, rest = take_path(f"<{text}>")
-    if rest or not address:
-        raise BadAddress(repr(text))
-    return address
 
 
 def _repeated(option: str, values: Sequence[str]) -> list[str]:
