@@ -21,12 +21,20 @@ def database_away(error: OperationalError) -> CommandError:
     return CommandError(f"The database does not answer: {one_line(str(error))}")
 
 
-def check() -> None:
-    """Say in one line what would keep every process from starting, as CommandError."""
+def check_tables() -> None:
+    """Raise CommandError, which says so in one line, unless the database is up to date."""
     try:
         executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
         if executor.migration_plan(executor.loader.graph.leaf_nodes()):
             raise CommandError("The database is not up to date: run manage.py migrate first.")
+    except OperationalError as error:
+        raise database_away(error) from error
+
+
+def check() -> None:
+    """Say in one line what would keep every process from starting, as CommandError."""
+    check_tables()
+    try:
         registry.sync()
         registry.current_router()  # raises BadRoute
     except OperationalError as error:

@@ -17,7 +17,7 @@ from mailapp.failures import in_one_line
 from mailapp.mailboxes import NEW_MAILBOXES, NewMailbox, Unfit, as_received, new_mailbox
 from mailapp.maildir import envelope_fields
 from mailapp.management.exporting import Wanted
-from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.management.starting import check_tables, database_away, keep_no_queries
 from mailapp.mime import visible
 from mailapp.models import Delivery, Message, Queue
 
@@ -57,7 +57,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, mailbox: str, **options: Any) -> None:
-        check()
+        check_tables()
         keep_no_queries()
         path = Path(mailbox)
         wanted = Wanted(**{key: options[key] for key in Wanted.__dataclass_fields__})

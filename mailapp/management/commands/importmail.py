@@ -16,7 +16,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox, open_mailbox
 from mailapp.management.importing import Importer, MaildirTarget, QueueTarget, Target
-from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.management.starting import check_tables, database_away, keep_no_queries
 from mailapp.management.submission import envelope_address
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Queue
@@ -66,9 +66,7 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise database_away(error) from error
         except OSError as error:
-            raise CommandError(
-                f"{error.strerror}: {error.filename}. Run it again later."
-            ) from error
+            raise CommandError(f"{error}. Run it again to go on.") from error
         self._summarize(importer, dry_run=options["dry_run"])
         if not ended:
             sys.exit(130)
@@ -81,7 +79,7 @@ class Command(BaseCommand):
             if queue is not None or handled:
                 raise CommandError("--maildir goes with neither --queue nor --handle")
             return _maildir(Path(maildir))
-        check()
+        check_tables()
         if handled:
             _expect_handlers(queue or INCOMING)
         elif not options["dry_run"]:
