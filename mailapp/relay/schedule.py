@@ -53,6 +53,10 @@ class Rest:
         self._troubles += 1
         self._until = monotonic() + seconds
 
+    def interrupt(self) -> None:
+        """It seems to be well; if it is not, the next rest is longer all the same."""
+        self._until = 0.0
+
     def end(self) -> None:
         """All is well: there is no need to rest, and the next time it is for short."""
         self._troubles, self._until = 0, 0.0

@@ -56,10 +56,13 @@ class Upstreams:
         for upstream in rested or self._doors:
             trying = self._try_alone(upstream)
             try:
-                return upstream, self._doors[upstream]()
+                connection = self._doors[upstream]()
             except NoUpstream as trouble:
                 self.leave_alone(upstream, trouble, resting=trying)
                 troubles.append(trouble)
+            else:
+                self._rests[upstream].interrupt()
+                return upstream, connection
         raise troubles[-1]
 
     def _try_alone(self, upstream: Upstream) -> bool:

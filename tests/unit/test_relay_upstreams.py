@@ -84,6 +84,17 @@ def test_first_is_tried_again_after_its_rest_and_rests_longer_when_it_fails_agai
     assert doors.knocks == [FIRST, SECOND, FIRST, SECOND, SECOND]
 
 
+def test_others_need_not_wait_for_the_first_mail_to_one_that_lets_us_in_again(doors):
+    both = upstreams(doors, OVER, LONG)
+    both.leave_alone(FIRST, NoUpstream())
+
+    assert both.connect() == (FIRST, FIRST)
+
+    assert not both.is_choice(SECOND)
+    both.leave_alone(FIRST, NoUpstream())  # it broke off in the middle of the mail
+    assert both.is_choice(SECOND)
+
+
 def test_rest_is_short_again_once_all_is_well(doors):
     both = upstreams(doors, OVER, LONG)
     for _ in range(3):
