@@ -13,7 +13,7 @@ import re
 import select
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import formataddr, formatdate
 from typing import BinaryIO
@@ -28,7 +28,7 @@ from mailapp.errors import BadAddress
 from .submission import Submission, addresses_in, envelope_address, without_dot
 
 # Those of other sendmails. What concerns their queues, files and logs alone changes nothing here.
-_SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:R:r:tUV:vX:"
+_SHORT = "A:B:b:C:cd:e:F:f:Gh:iL:mN:nO:o:p:qR:r:tUV:vX:"
 _LONG = ["host=", "port=", "settings=", "pythonpath="]
 
 _SMTP_PORT = 25
@@ -95,18 +95,25 @@ def _complain(reason: str) -> None:
 
 def read_order(order: Order, arguments: Sequence[str]) -> None:
     """Read the arguments; raise NotSent for wrong ones."""
-    words = [word for word in arguments if not word.startswith("-q")]
-    if len(words) < len(arguments):
-        order.mode = "q"  # the relay does by itself what this asks for
     try:
-        options, recipients = getopt.getopt(words, _SHORT, _LONG)
+        options, recipients = getopt.getopt(list(_plain(arguments)), _SHORT, _LONG)
     except getopt.GetoptError as error:
         raise NotSent(os.EX_USAGE, error.msg) from error
     for name, value in options:
         _read_option(order, name, value)
     order.recipients += recipients
+    if order.mode == "q" and (recipients or order.read_header):
+        order.mode = "m"  # or a message would be lost
     if order.mode == "m" and not recipients and not order.read_header:
         raise NotSent(os.EX_USAGE, "to whom? Name recipients, or have -t read them in the header")
+
+
+def _plain(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments, without what may follow -q at once, since getopt has no such thing."""
+    flags = True
+    for word in arguments:
+        flags = flags and word != "--"
+        yield "-q" if flags and re.fullmatch(r"-q(\d\w*|[IRS].*)", word) else word
 
 
 def _read_option(order: Order, name: str, value: str) -> None:
@@ -125,6 +132,8 @@ def _read_option(order: Order, name: str, value: str) -> None:
             order.verbose = True
         case "-b", _:
             order.mode = _mode(value)
+        case "-q", _:
+            order.mode = "q"  # the relay does by itself what this asks for
         case "-N", _:
             order.notify = _notify(value)
         case "-R", _:

@@ -131,6 +131,8 @@ def test_a_lone_dot_does_not_end_the_message_with(flag, send, server):
             ["{login}", "a@b.test"],
         ),
         (["-i", "--", "-you@b.test"], ["{login}", "-you@b.test"]),
+        (["--", "-q1@b.test"], ["{login}", "-q1@b.test"]),
+        (["-q15m", "a@b.test"], ["{login}", "a@b.test"]),
         (["Somebody <a@b.test>, c@d.test", "a@b.test"], ["{login}", "a@b.test", "c@d.test"]),
         (["-f", "You <you@example.com>", '"a b"@b.test'], ["you@example.com", '"a b"@b.test']),
         (
@@ -412,7 +414,7 @@ def test_the_dialogue_is_shown_if_wanted(send, server, capsys):
     assert " -> RCPT TO:<a@b.test>\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["-q"], ["-q15m"], ["-bi"]])
+@pytest.mark.parametrize("arguments", [["-q"], ["-q15m"], ["-qRb.test"], ["-bi"]])
 def test_there_is_no_queue_to_run(send, arguments):
     assert send(LETTER, *arguments) == 0
 
