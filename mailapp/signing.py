@@ -36,7 +36,8 @@ def signed_copy(copy: bytes, stored: bytes, list_address: str) -> bytes:
     be taken for the author's: the author is at the list's own domain, and the post was not signed
     when it was `stored`. Raise KeyUnusable.
     """
-    domains, domain = mail_settings().DKIM, _domain(list_address)
+    domains = mail_settings().DKIM
+    domain = _domain(list_address) if domains else ""
     if domain not in domains or not (_is_ours(stored) or _is_of_others(stored, domain)):
         return copy
     return _signatures(copy, domain, domains[domain]) + copy
