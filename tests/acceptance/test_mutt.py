@@ -138,3 +138,9 @@ def test_what_mutt_answers_is_the_next_transition(project: Callable[..., Project
     assert asked.sender == answered.sender == "reader@example.com"
     assert answered.subject == "Re: Please confirm: subscribe to test.list"
     assert answered.raw.partition(b"\r\n\r\n")[2].startswith(b"Written by hand.\r\n")
+
+
+def test_a_new_project_has_the_same_muttrc():
+    template = ROOT / "mailapp" / "project_template" / "muttrc"
+
+    assert template.read_text() == (ROOT / "muttrc").read_text()
