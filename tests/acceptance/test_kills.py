@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from django.db import transaction
 
 from mailapp.conf import mail_settings
 from tests.gate import open_gate
@@ -361,13 +362,23 @@ def test_what_a_machine_that_went_down_had_claimed_is_worked_by_another(alone: P
     assert_worked_once(alone, ["lost", "done"])
 
 
+def freeze(project: Project, worker: Program) -> None:
+    """Stop a process for a while, and not in the middle of a heartbeat, which locks others out."""
+    from mailapp.models import Process
+
+    rows = project.query(Process)
+    with transaction.atomic(using=rows.db):
+        list(rows.select_for_update())
+        worker.process.send_signal(signal.SIGSTOP)
+
+
 def test_a_worker_that_was_taken_for_dead_changes_nothing_when_it_wakes_up(
     alone: Project,
 ) -> None:
     send_to_the_gate(alone)
     frozen = start_worker_at_gate(alone)
 
-    frozen.process.send_signal(signal.SIGSTOP)
+    freeze(alone, frozen)
     start_worker_at_gate(alone)
     open_gate(alone)
     finish_without_relay(alone)
