@@ -180,7 +180,7 @@ def read_envelope(raw: bytes) -> Envelope:
 
     Only there: what follows other fields may be written by anybody. Raise BadAddress.
     """
-    return Envelope(read_sender(raw), read_recipients(raw))
+    return Envelope(read_sender(raw), next(read_recipients(raw), []))
 
 
 def read_sender(raw: bytes) -> str | None:
@@ -191,13 +191,12 @@ def read_sender(raw: bytes) -> str | None:
     return None
 
 
-def read_recipients(raw: bytes) -> list[str]:
-    """Read the recipients as `read_envelope` does."""
+def read_recipients(raw: bytes) -> Iterator[list[str]]:
+    """Yield the recipients as each kind of field has them; `read_envelope` takes the first."""
     fields = list(_trace_fields(raw))
     for wanted in _RECIPIENTS:
         if named := [value for name, value in fields if name == wanted.lower()]:
-            return list(dict.fromkeys(map(_address, named)))
-    return []
+            yield list(dict.fromkeys(map(_address, named)))
 
 
 def without_envelope(raw: bytes) -> bytes:

@@ -114,12 +114,8 @@ class Pickup:
 
     def _read(self, path: Path, recipients: Recipients) -> _Found:
         content = _content(path)
-        sender, named = self._envelope(content)
-        refusals = {each: recipients.refusal(each) for each in named}
-        refused = ", ".join(f"{each}: {why.decode()}" for each, why in refusals.items() if why)
-        accepted = [each for each, why in refusals.items() if not why]
-        if not accepted:
-            raise _Unfit(refused)
+        sender, choices = self._envelope(content)
+        accepted, refused = _chosen(choices, recipients)
         mail = NewMail(
             raw=as_received(content),
             sender=sender,
@@ -129,16 +125,18 @@ class Pickup:
         )
         return _Found(path, mail, _mark(path, content), refused)
 
-    def _envelope(self, content: bytes) -> tuple[str, Sequence[str]]:
+    def _envelope(self, content: bytes) -> tuple[str, Sequence[Sequence[str]]]:
+        """Return the sender, and the recipients as each of the fields has them."""
         try:
-            sender, recipients = read_sender(content), self.to or read_recipients(content)
+            sender = read_sender(content)
+            choices = [self.to] if self.to else list(read_recipients(content))
         except BadAddress as error:
             raise _Unfit(str(error)) from error
         if sender is None:
             raise _Unfit("no Return-Path on top of it says who sent it")
-        if not recipients:
+        if not choices:
             raise _Unfit("no X-Original-To, Envelope-To or Delivered-To on top says whom it is for")
-        return sender, recipients
+        return sender, choices
 
     def _take(self, batch: Sequence[_Found]) -> None:
         """Store what is not stored yet, then have it gone from `new`, then drop the notes."""
@@ -176,6 +174,21 @@ def reasons(maildir: Maildir) -> dict[str, str]:
         return {}
     stamped = (line.partition(" ")[2].partition(" ")[2] for line in lines)
     return {name: why for name, _, why in (line.partition(": ") for line in stamped)}
+
+
+def _chosen(choices: Sequence[Sequence[str]], recipients: Recipients) -> tuple[Sequence[str], str]:
+    """Return the first recipients of whom handlers take any, and why they do not take the rest.
+
+    Another server's aliases may stand between the first ones and the ones that we know.
+    """
+    reasons = []
+    for named in choices:
+        refusals = {each: recipients.refusal(each) for each in named}
+        refused = ", ".join(f"{each}: {why.decode()}" for each, why in refusals.items() if why)
+        if accepted := [each for each, why in refusals.items() if not why]:
+            return accepted, refused
+        reasons.append(refused)
+    raise _Unfit(", ".join(dict.fromkeys(reasons)))
 
 
 def _content(path: Path) -> bytes:

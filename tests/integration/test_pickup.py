@@ -84,6 +84,21 @@ def test_mail_may_go_to_another_queue_and_to_another_recipient(maildir, work):
     assert (delivery.queue_id, delivery.recipient) == ("index", "news@localhost")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"X-Original-To: news@localhost\nDelivered-To: everything@localhost\n",
+        b"X-Original-To: alias@localhost\nDelivered-To: news@localhost\n",
+    ],
+)
+def test_aliases_of_the_other_server_are_followed_as_far_as_a_handler_wants(maildir, fields):
+    maildir.add(b"Return-Path: <a@b.test>\n" + fields + RAW)
+
+    take_all(maildir)
+
+    assert Delivery.objects.get().recipient == "news@localhost"
+
+
 def test_large_mail_goes_to_the_storage(maildir, settings, tmp_path):
     settings.MAIL = {**settings.MAIL, "INLINE_SIZE": 100_000}
     raw = FIELDS + RAW + b"\r\n" + b"x" * 3_000_000
