@@ -95,6 +95,7 @@ def test_newcomer_types_what_the_first_page_and_then_the_readme_say(wheel: Path,
         assert "returns the next state" in said[ROUTES]
         assert "security.W009" in said[INSTEAD["DEBUG=0 python manage.py check --deploy"]]
         assert {subject(mail) for mail in newcomer.caught()} == SUBJECTS
+        assert "START -> NAMING" in (newcomer.folder / "logs/mail.log").read_text()
         newcomer.type("python manage.py stopmail")
         assert not newcomer.runs()
         where = newcomer.type("python -c 'import mailapp; print(mailapp.__file__)'")
