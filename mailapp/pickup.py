@@ -181,14 +181,14 @@ def _chosen(choices: Sequence[Sequence[str]], recipients: Recipients) -> tuple[S
 
     Another server's aliases may stand between the first ones and the ones that we know.
     """
-    reasons = []
+    said = []
     for named in choices:
         refusals = {each: recipients.refusal(each) for each in named}
         refused = ", ".join(f"{each}: {why.decode()}" for each, why in refusals.items() if why)
         if accepted := [each for each, why in refusals.items() if not why]:
             return accepted, refused
-        reasons.append(refused)
-    raise _Unfit(", ".join(dict.fromkeys(reasons)))
+        said.append(refused)
+    raise _Unfit(", ".join(dict.fromkeys(said)))
 
 
 def _content(path: Path) -> bytes:
