@@ -108,7 +108,7 @@ def test_signal_ends_all_of_it_in_good_order(running, number):
 def test_port_that_is_taken_is_one_line(project, part, place):
     with socket.create_server((HOST, 0)) as taken:
         where = "{}:{}".format(*taken.getsockname())
-        installation = project(**{part: where})
+        installation = project(**{"MAIL_CATCHER": "", "WEB": "", part: where})
 
         done = installation.manage("runmail")
 
