@@ -48,13 +48,13 @@ check: $(VENV)/installed-test $(VENV)/installed-dev $(VENV)/installed-docs ## ch
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest --quiet tests/unit/test_layers.py
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 bench: install ## measure messages per second
 	$(VENV)/bin/python -m benchmarks
 
 docs: $(VENV)/installed-docs reference ## build the documentation as a site in site/
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 reference: install ## write anew what the documentation takes from the code
 	$(VENV)/bin/python -m docs.reference

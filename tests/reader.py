@@ -39,7 +39,7 @@ class Reader:
     def follow(self, snippet: Snippet) -> None:
         """Make the file that a snippet is, or add to it; or type its commands."""
         if snippet.title:
-            name, _, at_its_end = snippet.title.partition(", at its end")
+            name, at_its_end, _ = snippet.title.partition(", at its end")
             self.write(name, snippet.text, "a" if at_its_end else "w")
         for command in snippet.commands:
             self.type(command)
