@@ -91,6 +91,13 @@ def test_each_block_is_found():
     assert {each.language for each in SNIPPETS}.isdisjoint({"bash", "shell", "console", "py"})
 
 
+def test_links_of_the_readme_lead_to_files():  # those of docs are held by MkDocs
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+
+    assert "docs/index.md" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if code(page)])
 def test_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     if page in FOLLOWED_ELSEWHERE:
