@@ -59,6 +59,7 @@ def test_two_deq_share_a_maildir_and_each_mail_is_worked_once(installation):
     assert list((maildir.path / "new").iterdir()) == []
 
 
+@pytest.mark.any_database
 def test_deq_on_watch_takes_what_comes_starts_again_when_killed_and_ends_in_good_order(
     installation,
 ):

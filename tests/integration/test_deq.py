@@ -93,6 +93,7 @@ def test_mail_in_hand_of_a_worker_that_was_killed_here_is_free_at_once(delivery,
     assert deq("index") == "1 worked in index."
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -222,6 +222,7 @@ def test_workers_of_the_queue_that_it_came_from_are_woken(mailqueue, delivery, s
 # A Maildir
 
 
+@pytest.mark.any_database
 def test_maildir_is_listed_read_and_unread_in_order(mailqueue, maildir, path):
     names = ["1700000000.M1P1.host", "1700000001.M1P1.host", "1700000002.M1P1.host"]
     mail = envelope_fields("reader@client.test", ["you@example.com"]) + RAW
@@ -241,6 +242,7 @@ def test_maildir_is_listed_read_and_unread_in_order(mailqueue, maildir, path):
     assert b"Status:     cur RS\n" in mailqueue("show", path, names[1])
 
 
+@pytest.mark.any_database
 def test_oldest_of_a_maildir_is_popped(mailqueue, maildir, path):
     maildir.add(RAW + b"1")
     maildir.add(RAW + b"2")
@@ -251,6 +253,7 @@ def test_oldest_of_a_maildir_is_popped(mailqueue, maildir, path):
         mailqueue("pop", path)
 
 
+@pytest.mark.any_database
 def test_mail_of_a_maildir_that_could_not_be_written_stays(maildir, path, monkeypatch):
     key = maildir.add(RAW)
     with Path("/dev/full").open("wb", buffering=0) as full:
@@ -262,6 +265,7 @@ def test_mail_of_a_maildir_that_could_not_be_written_stays(maildir, path, monkey
     assert maildir.keys() == [key]
 
 
+@pytest.mark.any_database
 def test_mails_of_a_maildir_are_removed_and_cleared(mailqueue, maildir, path, answers):
     keys = [maildir.add(RAW) for _ in range(4)]
 
@@ -272,6 +276,7 @@ def test_mails_of_a_maildir_are_removed_and_cleared(mailqueue, maildir, path, an
     assert maildir.keys() == []
 
 
+@pytest.mark.any_database
 def test_why_a_mail_was_put_aside_is_told(mailqueue, maildir, path, handle):
     handle()
     maildir.add(RAW)
@@ -287,6 +292,7 @@ def test_why_a_mail_was_put_aside_is_told(mailqueue, maildir, path, handle):
     }
 
 
+@pytest.mark.any_database
 def test_what_cannot_be_read_does_not_stop_the_list(mailqueue, maildir, path, tmp_path):
     key = maildir.add(RAW)
     (maildir.path / "new" / "link").symlink_to(tmp_path / "elsewhere")
@@ -301,12 +307,14 @@ def test_what_cannot_be_read_does_not_stop_the_list(mailqueue, maildir, path, tm
 # Wrong lines
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize("verb", ["retry", "hold", "release"])
 def test_maildir_holds_and_retries_nothing(mailqueue, maildir, path, verb):
     with pytest.raises(CommandError, match="nothing in it is tried"):
         mailqueue(verb, path, "--all")
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -84,6 +84,7 @@ def test_mail_may_go_to_another_queue_and_to_another_recipient(maildir, work):
     assert (delivery.queue_id, delivery.recipient) == ("index", "news@localhost")
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     "fields",
     [
@@ -134,6 +135,7 @@ def test_two_mails_alike_are_two(maildir):
     assert Message.objects.count() == 2
 
 
+@pytest.mark.any_database
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -170,6 +172,7 @@ def test_mail_that_cannot_be_taken_is_put_aside_as_it_is_with_its_reason(
     assert good
 
 
+@pytest.mark.any_database
 def test_what_is_no_file_is_put_aside(maildir, tmp_path):
     new = maildir.path / "new"
     (new / "folder" / "deep").mkdir(parents=True)
@@ -190,6 +193,7 @@ def test_what_is_no_file_is_put_aside(maildir, tmp_path):
     assert Message.objects.count() == 1
 
 
+@pytest.mark.any_database
 def test_what_is_put_aside_takes_nobodys_place(maildir):
     for content in (b"Subject: one\n\n", b"Subject: two\n\n"):
         (maildir.path / "new" / "by-hand.eml").write_bytes(content)
