@@ -9,6 +9,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import BinaryIO
@@ -33,6 +34,8 @@ from .listener import Kept
 from .storer import Result, Work, serve
 
 logger = logging.getLogger(__name__)
+
+_TOGETHER = 0.02  # seconds: a line by itself costs several times as much as one among others
 
 
 class Recipients:
@@ -77,6 +80,7 @@ class HandlersDestination:
         self._health = health
         self._recipients = recipients
         self._asking = asking
+        self._untold: list[way.Accepted] = []
 
     def closed(self) -> bytes | None:
         """Nobody is let in when the database is away for long."""
@@ -118,12 +122,23 @@ class HandlersDestination:
         if key is None and mail.file:  # it was stored before, under another name
             await asyncio.to_thread(_remove, mail.file)
         if key is not None:
-            way.accepted(key, mail)
+            self._tell(way.Accepted(key, mail, time.time()))
         return Kept(replies.STORED, key)
 
     def unheard(self, key: int) -> None:
         """Recognise this mail when it is sent again."""
         self._commits.unheard(key)
+
+    def _tell(self, accepted: way.Accepted) -> None:
+        if not self._untold:
+            asyncio.get_running_loop().call_later(_TOGETHER, self.tell)
+        self._untold.append(accepted)
+
+    def tell(self) -> None:
+        """Log what was accepted and is not logged yet."""
+        untold, self._untold = self._untold, []
+        for accepted in untold:
+            way.accepted(accepted)
 
 
 def _logged(error: Exception) -> str:
@@ -166,7 +181,9 @@ async def handlers_destination(
         look_after = asyncio.create_task(health.look_after())
         try:
             await commits.start()
-            yield HandlersDestination(settings, recipients, commits, health, asking)
+            destination = HandlersDestination(settings, recipients, commits, health, asking)
+            yield destination
+            destination.tell()
         finally:
             look_after.cancel()
             await commits.stop(settings.COMMIT_SECONDS)
