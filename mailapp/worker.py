@@ -105,7 +105,7 @@ def drain(queue: str, life: Life) -> int:
     worked, look_at = 0, monotonic() + _LOOK_FOR_TIMERS
     while not life.stopping.is_set():
         limit = mail_settings().BATCH_SIZE
-        batch = Delivery.objects.with_bytes().claim(queue, life.process, limit)
+        batch = Delivery.objects.claim(queue, life.process, limit, with_bytes=True)
         if batch:
             life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
             with containment.timed():

@@ -15,6 +15,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from .reading import with_ids
+
 _ANY_DUE = """\
 SELECT 1 FROM mailapp_delivery
 WHERE queue_id = %s AND due_at <= %s ORDER BY due_at, id LIMIT 1
@@ -121,12 +123,12 @@ class Claims:
 
     def _rows(self, statement: str, values: list[Any], ids: Sequence[int] = ()) -> list[Any]:
         with self._connection.cursor() as cursor:
-            cursor.execute(*_with_ids(statement, values, ids))
+            cursor.execute(*with_ids(statement, values, ids))
             return cursor.fetchall()
 
     def _execute(self, statement: str, values: list[Any], ids: Sequence[int]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.execute(*_with_ids(statement, values, ids))
+            cursor.execute(*with_ids(statement, values, ids))
 
     def _stamp(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)
@@ -137,10 +139,6 @@ class Claims:
 
     def _token(self, token: uuid.UUID) -> uuid.UUID | str:
         return token if self._connection.features.has_native_uuid_field else token.hex
-
-
-def _with_ids(statement: str, values: list[Any], ids: Sequence[int]) -> tuple[str, list[Any]]:
-    return statement.replace("{ids}", ", ".join(["%s"] * len(ids))), [*values, *ids]
 
 
 def _uuid(token: uuid.UUID | str | None) -> uuid.UUID | None:

@@ -30,6 +30,7 @@ from .insert import insert
 from .message import Message
 from .process import Process, oldest_heartbeat
 from .queue import Queue
+from .reading import read
 
 
 class Status(models.TextChoices):
@@ -82,6 +83,13 @@ class Taken:
     reply: str
 
 
+_CLAIMED = """\
+SELECT delivery.*, cause.message_id AS cause_message
+FROM mailapp_delivery AS delivery
+JOIN mailapp_message AS message ON message.id = delivery.message_id
+LEFT JOIN mailapp_delivery AS cause ON cause.id = message.cause_id
+WHERE delivery.id IN ({ids})
+"""
 _SENT = Ending(Status.DONE, due_at=None, handler=None)
 
 _ATTEMPT_COLUMNS = (
@@ -150,14 +158,6 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         # The status, too, or SQLite without statistics would read all that a queue ever held.
         return self.filter(status=Status.CLAIMED, claim__isnull=False)
 
-    def with_bytes(self) -> Self:
-        """Deliveries that bring the bytes of their message along, each its own copy."""
-        return self.select_related("message__raw_message")
-
-    def with_cause(self) -> Self:
-        """Deliveries with `cause_message`, the id of the message whose handler sent this one."""
-        return self.annotate(cause_message=F("message__cause__message"))
-
     def expired(self) -> Self:
         """Deliveries that `KEEP` keeps no longer, so many days after their last try."""
         return self.filter(_expired())
@@ -170,11 +170,15 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         person = fold(address)
         return self.filter(Q(recipient__in=[address, person]) | Q(person=person))
 
-    def claim(self, queue: str, process: Process, limit: int) -> list[Delivery]:
+    def claim(
+        self, queue: str, process: Process, limit: int, *, with_bytes: bool = False
+    ) -> list[Delivery]:
         """Take up to `limit` due deliveries for `process` and count the attempt.
 
         Committed before it returns. Claims of one queue are made one at a time (by a lock
-        on its row), so that no person's mail is ever with two workers.
+        on its row), so that no person's mail is ever with two workers. They come with their
+        messages, with the bytes of these if wanted, and with `cause_message`, the id of the
+        message whose handler sent this one.
         """
         now, token, claims = timezone.now(), uuid.uuid4(), Claims(self.db)
         if not claims.any_due(queue, now):
@@ -184,7 +188,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             if not ids:
                 return []
             claims.claim(ids, token, process.pk, now)
-        rows = self.select_related("message").in_bulk(ids)
+        return self._read(ids, with_bytes)
+
+    def _read(self, ids: Sequence[int], with_bytes: bool) -> list[Delivery]:
+        rows = read(self, _CLAIMED, ids)
+        keys = {row.message_id for row in rows.values()}
+        messages = Message.objects.using(self.db).read(keys, with_bytes=with_bytes)
+        for row in rows.values():
+            row.message = messages[row.message_id]
         return [rows[id] for id in ids]
 
     def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +18,7 @@ from mailapp.conf import mail_settings
 from mailapp.routing import INCOMING
 
 from .insert import binding_cursor, columns, insert
+from .reading import read
 
 
 class NewMail(NamedTuple):
@@ -50,6 +51,14 @@ class NewMail(NamedTuple):
 
 
 class MessageQuerySet(models.QuerySet["Message"]):
+    def read(self, keys: Collection[int], *, with_bytes: bool = False) -> dict[int, Message]:
+        """Return messages by key, with their bytes if these are wanted."""
+        messages = read(self, "SELECT * FROM mailapp_message WHERE id IN ({ids})", keys)
+        if with_bytes:
+            for key, stored in RawMessage.objects.using(self.db).read(messages).items():
+                messages[key].raw_message = stored
+        return messages
+
     def store(self, mails: Sequence[NewMail]) -> list[int]:
         """Insert mails with their bytes and a queued delivery for each recipient, all or none.
 
@@ -238,6 +247,12 @@ class Message(models.Model):
         return self.raw_message.read()
 
 
+class RawMessageQuerySet(models.QuerySet["RawMessage"]):
+    def read(self, keys: Collection[int]) -> dict[int, RawMessage]:
+        """Return the bytes of messages, by the keys of these."""
+        return read(self, "SELECT * FROM mailapp_rawmessage WHERE message_id IN ({ids})", keys)
+
+
 class RawMessage(models.Model):
     """The bytes of a message, apart from it so that lists never load them."""
 
@@ -246,6 +261,8 @@ class RawMessage(models.Model):
     )
     content = models.BinaryField(null=True)
     file = models.CharField(max_length=255, blank=True, help_text="Its name in storage `mail`.")
+
+    objects = RawMessageQuerySet.as_manager()
 
     class Meta:
         indexes = [

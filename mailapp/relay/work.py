@@ -112,8 +112,7 @@ class Relay:
             if not in_hand:
                 release_dead(idle=self._life)
             room = IN_HAND - in_hand
-            due = Delivery.objects.with_cause()
-            self._claimed += _mailings(due.claim(OUTGOING, self._life.process, room))
+            self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
         self._life.activity = f"{self._in_hand()} deliveries in hand"
 
@@ -150,7 +149,7 @@ class Relay:
         while room > 0 and len(loading) < len(self._claimed):
             loading.append(self._claimed[len(loading)])
             room -= loading[-1].message.size
-        stored = RawMessage.objects.in_bulk({each.message.pk for each in loading})
+        stored = RawMessage.objects.read({each.message.pk for each in loading})
         for mailing in loading:
             mailing.stored = stored.get(mailing.message.pk)
         del self._claimed[: len(loading)]

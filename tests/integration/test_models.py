@@ -673,7 +673,7 @@ class TestQueryCount:
     def test_of_the_bytes_of_a_batch(self, message, worker):
         for _ in range(10):
             message()
-        claimed = Delivery.objects.with_bytes().claim(INCOMING, worker, 50)
+        claimed = Delivery.objects.claim(INCOMING, worker, 50, with_bytes=True)
 
         assert self.statements(lambda: [row.message.raw for row in claimed]) == 0
 
