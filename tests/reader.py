@@ -40,7 +40,10 @@ class Reader:
         """Make the file that a snippet is, or add to it; or type its commands."""
         if snippet.title:
             name, at_its_end, _ = snippet.title.partition(", at its end")
-            self.write(name, snippet.text, "a" if at_its_end else "w")
+            if at_its_end:
+                self.write(name, f"\n\n{snippet.text}", "a")
+            else:
+                self.write(name, snippet.text)
         for command in snippet.commands:
             self.type(command)
 
