@@ -87,7 +87,8 @@ def test_several_mails_are_stored_all_or_none(bad):
         for recipient in ("good@client.test", bad or "<>")
     ]
 
-    with pytest.raises((BadAddress, ValueError)):
+    # Python 3.12.1 stumbles over "a@" with an IndexError, when Django 6.0 composes with it.
+    with pytest.raises((BadAddress, ValueError, IndexError)):
         OutboxBackend().send_messages(mails)
 
     assert not Message.objects.exists()
