@@ -135,10 +135,14 @@ class HandlersDestination:
         self._untold.append(accepted)
 
     def tell(self) -> None:
-        """Log what was accepted and is not logged yet."""
+        """Log what was accepted and is not logged yet; by a thread, since disks may be busy."""
         untold, self._untold = self._untold, []
-        for accepted in untold:
-            way.accepted(accepted)
+        asyncio.get_running_loop().run_in_executor(None, _tell_of, untold)
+
+
+def _tell_of(mails: Sequence[way.Accepted]) -> None:
+    for accepted in mails:
+        way.accepted(accepted)
 
 
 def _logged(error: Exception) -> str:
