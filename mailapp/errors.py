@@ -122,6 +122,10 @@ class PortTaken(MailError):
     """Another program listens there, or we may not."""
 
 
+class NotListening(MailError):
+    """systemd has opened a socket where no setting of MAIL has us listen."""
+
+
 class DidNotStart(MailError):
     """A part ended before it was ready."""
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from django.db import Error, connection
 from django.utils import timezone
 
+from mailapp import systemd
 from mailapp.children import Running
 from mailapp.conf import mail_settings
 from mailapp.containment import ending
@@ -108,7 +109,7 @@ class Supervisor:
 
     def _start(self, part: str) -> Running:
         command = ("-m", "django", *self.command, part, "--supervisor-fd")
-        return Running.start(*command, keep=self.keep)
+        return Running.start(*command, keep=[*self.keep, *systemd.descriptors()])
 
     def _listen(self) -> None:
         waiting = [child.start_at for child in self.children if child.running is None]
@@ -127,6 +128,7 @@ class Supervisor:
         if not self.announced and all(each.ready for each in self.children):
             self.announced = True
             self.on_ready({each.part: each.ready for each in self.children})
+            systemd.tell("READY=1")
 
     def _has_ended(self, child: Child) -> None:
         code = self._bury(child)
@@ -162,6 +164,7 @@ class Supervisor:
             return process.wait()
 
     def _end_all(self) -> None:
+        systemd.tell("STOPPING=1")
         # The catcher plays the smart host, to which the relay hands what it has begun.
         self._end([child for child in self.children if child.part != "catcher"])
         self._end(self.children)
@@ -206,7 +209,7 @@ def on_signals(handler: Callable[..., None]) -> Iterator[None]:
 def supervised(fd: int | None) -> Iterator[Callable[[str], None]]:
     """In a child: give the function that says "ready", and end when the supervisor is gone."""
     if fd is None:
-        yield lambda said: None
+        yield lambda said: systemd.tell("READY=1")
         return
     ended = threading.Event()
     with socket.socket(fileno=fd) as line:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import uvloop
 
-from mailapp import registry
+from mailapp import registry, systemd
 from mailapp.conf import Endpoint, MailSettings, mail_settings
 from mailapp.errors import PortTaken
 from mailapp.lifecycle import keep_what_is_loaded, living
@@ -70,16 +71,18 @@ async def receive(
 ) -> None:
     """Serve the receiver until `stopping` is set; `hire` starts its storer.
 
-    Raise PortTaken or DidNotStart.
+    Raise PortTaken, NotListening or DidNotStart.
     """
     async with (
         handlers_destination(settings, hire) as destination,
         watched_sessions(settings) as sessions,
         contextlib.AsyncExitStack() as ports,
     ):
+        listeners = _listeners(settings, destination, sessions)
+        handed = systemd.sockets_at([place for place, _ in listeners])
         places = [
-            await ports.enter_async_context(listening(listener, place))
-            for place, listener in _listeners(settings, destination, sessions)
+            await ports.enter_async_context(listening(listener, place, handed.get(place)))
+            for place, listener in listeners
         ]
         on_ready(places[0])
         await stopping.wait()
@@ -107,13 +110,16 @@ def _listeners(
 
 
 @contextlib.asynccontextmanager
-async def listening(listener: Listener, place: str) -> AsyncIterator[str]:
+async def listening(
+    listener: Listener, place: str, handed: socket.socket | None = None
+) -> AsyncIterator[str]:
     """Serve a place, `host:port` or the path of a Unix socket, within the body; yield it.
 
-    At the end no more clients are let in; those that are in stay. Raise PortTaken.
+    `handed` is a socket that was opened there for us. At the end no more clients are let in;
+    those that are in stay. Raise PortTaken.
     """
     try:
-        server = await _open(listener, place)
+        server = await _open(listener, place, handed)
     except OSError as error:
         raise PortTaken(f"{place} ({error.strerror or error})") from error
     try:
@@ -122,8 +128,11 @@ async def listening(listener: Listener, place: str) -> AsyncIterator[str]:
         server.close()
 
 
-async def _open(listener: Listener, place: str) -> asyncio.Server:
+async def _open(listener: Listener, place: str, handed: socket.socket | None) -> asyncio.Server:
     loop = asyncio.get_running_loop()
+    if handed:
+        serve = loop.create_unix_server if place.startswith("/") else loop.create_server
+        return await serve(listener.answer, sock=handed, backlog=_BACKLOG)
     if place.startswith("/"):
         await _refuse_taken(place)
         server = await loop.create_unix_server(listener.answer, place, backlog=_BACKLOG)

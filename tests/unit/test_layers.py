@@ -16,13 +16,22 @@ ORDER = [
     *["addresses", "mime"],
     *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
     *["filelock", "pidfile", "wakeup", "storage", "maildir", "mailboxes", "models", "way"],
-    *["children", "containment", "housekeeping", "lifecycle", "registry"],
+    *["systemd", "children", "containment", "housekeeping", "lifecycle", "registry"],
     *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
     *["returns", "lists", "backends"],
     *["dispatch", "relay"],
     *["timers", "worker", "receiver", "engines"],
     *["handlers", "pickup"],
-    *["counting", "overview", "operating", "dialogue", "devserver", "autoreload", "supervisor", "testing"],
+    *[
+        "counting",
+        "overview",
+        "operating",
+        "dialogue",
+        "devserver",
+        "autoreload",
+        "supervisor",
+        "testing",
+    ],
     *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
     *["__main__"],
 ]
@@ -103,8 +112,10 @@ def test_each_module_imports_only_from_those_before_it():
 def test_only_the_settings_read_the_environment():
     folders = [ROOT / name for name in ("mailapp", "lamson_project", "examples")]
 
+    # What systemd says is for one process, and no setting.
     assert [name for folder in folders for name in readers_of_the_environment(folder)] == [
-        "settings.py"
+        "systemd.py",
+        "settings.py",
     ]
 
 
