@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from tests.project import Databases, Project
 
 RAW = b"From: reader@client.test\r\nTo: you@example.com\r\nSubject: Hello\r\n\r\nHello you.\r\n"
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of our own; the name of pytest's is too long for the Unix sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="mail-") as name:
+        yield Path(name)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ NOT_TYPED = {
     r"(\w+=\S+ )*\.venv/bin/python -m tests\.": "is a tool of this suite: test_deq",
     r"mutt ": "wants a terminal: test_mutt",
     r"(swaks|sqlite3) ": "is not ours",
+    r"systemctl ": "needs a machine that systemd runs: test_systemd",
 }
 
 #: 1 says that mail is held: that of importmail is.

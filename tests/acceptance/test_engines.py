@@ -223,6 +223,7 @@ def test_what_a_killed_worker_had_in_hand_is_handled_by_another(office):
     [waits] = wait_until(lambda: list(folder.glob("waits.*")))
 
     office.kill_worker(int(waits.suffix[1:]))
+    wait_until(lambda: not opens(folder / "gate"))  # until then the killed one stands there
     office.start_worker()
 
     wait_until(lambda: opens(folder / "gate"))

@@ -77,9 +77,9 @@ def subject(mail: str) -> str:
     return HeaderParser().parsestr(mail)["Subject"]
 
 
-def test_newcomer_types_what_the_first_page_and_then_the_readme_say(wheel: Path, tmp_path: Path):
-    programs = install(wheel, tmp_path / ".venv")
-    with reading(tmp_path) as newcomer:
+def test_newcomer_types_what_the_first_page_and_then_the_readme_say(wheel: Path, short_path: Path):
+    programs = install(wheel, short_path / ".venv")
+    with reading(short_path) as newcomer:
         newcomer.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         del newcomer.environment["PYTHONPATH"]
 
@@ -99,4 +99,4 @@ def test_newcomer_types_what_the_first_page_and_then_the_readme_say(wheel: Path,
         newcomer.type("python manage.py stopmail")
         assert not newcomer.runs()
         where = newcomer.type("python -c 'import mailapp; print(mailapp.__file__)'")
-        assert where.startswith(str(tmp_path / ".venv"))
+        assert where.startswith(str(short_path / ".venv"))

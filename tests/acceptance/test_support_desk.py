@@ -13,8 +13,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.any_database
 
 
-def test_reader_of_the_chapter_has_a_desk_in_the_end(tmp_path: Path):
-    with reading(tmp_path) as reader:
+def test_reader_of_the_chapter_has_a_desk_in_the_end(short_path: Path):
+    with reading(short_path) as reader:
         for snippet in snippets("docs/support-desk.md"):
             if STOP in snippet.commands:
                 wait_until(lambda: len(reader.caught()) == 2)

@@ -56,7 +56,8 @@ def test_log_writes_one_line_for_each_mail(person, switch_on, caplog):
         "any-body@localhost", b"Subject: =?utf-8?q?a=0Ab=E2=80=AE?=\r\n\r\n", sender=""
     )
 
-    assert caplog.messages == [
+    said = [each.message for each in caplog.records if each.name == "mailapp.handlers.log"]
+    assert said == [
         "reader@client.test -> any-body@localhost, 32 octets: Hello",
         "<> -> any-body@localhost, 39 octets: a b[U+202E]",
     ]
