@@ -248,5 +248,6 @@ def test_part_that_cannot_start_says_why_in_one_line_and_starts_the_next_time(
 
     for *failed, works in starts:
         assert failed
-        assert all(WHY.search(each.output) for each in failed)
+        for each in failed:
+            assert WHY.search(each.output), each.output
         assert works.stop() == 0
