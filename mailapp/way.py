@@ -26,23 +26,14 @@ class Handling(NamedTuple):
     to_state: str = ""
 
 
-class Accepted(NamedTuple):
-    """A mail from outside that is stored."""
-
-    key: int
-    mail: NewMail
-    at: float  #: seconds since 1970
-
-
-def accepted(what: Accepted) -> None:
-    """Say that a mail from outside was stored."""
+def accepted(key: int, mail: NewMail) -> None:
+    """Say that a mail from outside was stored, and under which number."""
     if logger.isEnabledFor(_LEVEL):
-        mail = what.mail
         shown = ", ".join(f"<{recipient}>" for recipient in mail.recipients[:_SHOWN])
         more = len(mail.recipients) - _SHOWN
         recipients = f"{shown} and {more} more" if more > 0 else shown
         _say(
-            what.key,
+            key,
             "accepted",
             f"from <{mail.sender}> for {recipients}: {mail.size} octets by {mail.protocol} "
             f"from {mail.peer or 'a Unix socket'}",
@@ -51,7 +42,6 @@ def accepted(what: Accepted) -> None:
             octets=mail.size,
             protocol=mail.protocol,
             peer=mail.peer,
-            at=what.at,
         )
 
 
@@ -97,12 +87,10 @@ def _because(outcome: Outcome) -> str:
     return f": {outcome.reply}" if outcome.reply else ""
 
 
-def _say(mail: int, step: str, text: str, at: float = 0, **facts: Any) -> None:
+def _say(mail: int, step: str, text: str, **facts: Any) -> None:
     # Not by `logger.info`, which looks for its caller: half of the time, for each mail.
     said = f"mail {mail} {step} {text}"
     record = logging.LogRecord(logger.name, _LEVEL, __file__, 0, said, None, None)
-    if at:
-        record.created, record.msecs = at, int(at % 1 * 1000)
     admin = mail_settings().ADMIN_URL
     url = {"url": f"{admin}mailapp/message/{mail}/change/"} if admin else {}
     record.mail = {"mail": mail, "step": step, **facts, **url}

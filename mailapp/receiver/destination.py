@@ -9,7 +9,6 @@ import logging
 import secrets
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import BinaryIO
@@ -17,7 +16,6 @@ from typing import BinaryIO
 from django.core.files.storage import storages
 from django.db import connection
 
-from mailapp import way
 from mailapp.addresses import fold, split
 from mailapp.children import Running
 from mailapp.conf import MailSettings
@@ -34,8 +32,6 @@ from .listener import Kept
 from .storer import Result, Work, serve
 
 logger = logging.getLogger(__name__)
-
-_TOGETHER = 0.02  # seconds: a line by itself costs several times as much as one among others
 
 
 class Recipients:
@@ -80,7 +76,6 @@ class HandlersDestination:
         self._health = health
         self._recipients = recipients
         self._asking = asking
-        self._untold: list[way.Accepted] = []
 
     def closed(self) -> bytes | None:
         """Nobody is let in when the database is away for long."""
@@ -121,28 +116,11 @@ class HandlersDestination:
             return Kept(replies.with_id(replies.NOT_STORED, _logged(error)))
         if key is None and mail.file:  # it was stored before, under another name
             await asyncio.to_thread(_remove, mail.file)
-        if key is not None:
-            self._tell(way.Accepted(key, mail, time.time()))
         return Kept(replies.STORED, key)
 
     def unheard(self, key: int) -> None:
         """Recognise this mail when it is sent again."""
         self._commits.unheard(key)
-
-    def _tell(self, accepted: way.Accepted) -> None:
-        if not self._untold:
-            asyncio.get_running_loop().call_later(_TOGETHER, self.tell)
-        self._untold.append(accepted)
-
-    def tell(self) -> None:
-        """Log what was accepted and is not logged yet; by a thread, since disks may be busy."""
-        untold, self._untold = self._untold, []
-        asyncio.get_running_loop().run_in_executor(None, _tell_of, untold)
-
-
-def _tell_of(mails: Sequence[way.Accepted]) -> None:
-    for accepted in mails:
-        way.accepted(accepted)
 
 
 def _logged(error: Exception) -> str:
@@ -185,9 +163,7 @@ async def handlers_destination(
         look_after = asyncio.create_task(health.look_after())
         try:
             await commits.start()
-            destination = HandlersDestination(settings, recipients, commits, health, asking)
-            yield destination
-            destination.tell()
+            yield HandlersDestination(settings, recipients, commits, health, asking)
         finally:
             look_after.cancel()
             await commits.stop(settings.COMMIT_SECONDS)

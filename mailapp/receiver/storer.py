@@ -26,6 +26,7 @@ from django.db import (
 )
 from django.utils import timezone
 
+from mailapp import way
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import keep_what_is_loaded
 from mailapp.models import Message, NewMail
@@ -91,10 +92,20 @@ def serve(line: StorersLine, do: Callable[[Work], Sequence[Result]] | None = Non
             line.say(None)
             while True:
                 works = line.hear()
-                results = iter(do(merged(works)))
-                line.say([list(islice(results, len(work.mails))) for work in works])
+                work = merged(works)
+                results = do(work)
+                left = iter(results)
+                line.say([list(islice(left, len(each.mails))) for each in works])
+                _tell_of(work.mails, results)
     finally:
         connection.close()
+
+
+def _tell_of(mails: Sequence[NewMail], results: Sequence[Result]) -> None:
+    """Log what was stored, now that nobody waits for it."""
+    for mail, result in zip(mails, results, strict=True):
+        if isinstance(result, int):
+            way.accepted(result, mail)
 
 
 def handlers_storer() -> Storer:
