@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from benchmarks.harness import Program, Server, installation, medians, print_table
 from benchmarks.load import Load, converse
 from benchmarks.salmon_peer import NoSalmon, running_salmon
 from benchmarks.sink import Sink, running_sink
 
-PEER = "Salmon, states in memory"
+PEER = "Salmon, states in memory, five sessions"
 BAR = 2.0
+#: With a load, what holds so many conversations and returns how many seconds they took.
+Holder = Callable[[Load], Callable[[int], float]]
 PARTS = ("relay", "worker", "receiver")
-# With more than five connections at once Salmon hangs.
-LOAD = Load("five sessions", size=4096, recipient="talk@localhost", sessions=5)
+FIVE = Load("five sessions", size=4096, recipient="talk@localhost", sessions=5)
+TWENTY = replace(FIVE, name="twenty sessions", sessions=20)
 
 
 def measure(servers: Sequence[Server], seconds: float) -> None:
-    """Print how many conversations a second are held, on each server and by Salmon."""
+    """Print how many conversations a second are held, on each server and by Salmon.
+
+    Salmon has five sessions, since it hangs with more.
+    """
     with contextlib.ExitStack() as stack:
-        holders = {server.name: stack.enter_context(_holder(server)) for server in servers}
+        holders = {}
+        for server in servers:
+            hold = stack.enter_context(_holder(server))
+            holders |= {f"{server.name}, {load.name}": hold(load) for load in (FIVE, TWENTY)}
         try:
-            holders[PEER] = stack.enter_context(_salmon())
+            holders[PEER] = stack.enter_context(_salmon())(FIVE)
         except NoSalmon as reason:
             print(f"Without Salmon: {reason}")
         rates = medians(holders, seconds)
     peer = rates.get(PEER)
     print_table(
-        f"conversations: receiver, worker, relay; {LOAD.name}",
+        "conversations: receiver, worker, relay",
         ["", "per second", "to Salmon", "at least"],
         [[name, f"{rate:.0f}", *_compared(rate, peer)] for name, rate in rates.items()],
     )
@@ -39,14 +49,14 @@ def _compared(rate: float, peer: float | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _holder(server: Server) -> Iterator[Callable[[int], float]]:
-    """Run all parts; yield what holds conversations with them and returns how long they took."""
+def _holder(server: Server) -> Iterator[Holder]:
+    """Run all parts; yield what holds conversations with them."""
     with running_sink() as sink, running_office(server, sink) as office:
         yield _through(office["receiver"].address, sink)
 
 
 @contextlib.contextmanager
-def _salmon() -> Iterator[Callable[[int], float]]:
+def _salmon() -> Iterator[Holder]:
     with running_sink() as sink, running_salmon(sink.address) as salmon:
         yield _through(salmon.address, sink)
 
@@ -59,10 +69,10 @@ def running_office(server: Server, sink: Sink) -> Iterator[dict[str, Program]]:
         yield {name: stack.enter_context(ours.part(name)) for name in PARTS}
 
 
-def _through(address: str, sink: Sink) -> Callable[[int], float]:
-    def hold(count: int) -> float:
+def _through(address: str, sink: Sink) -> Holder:
+    def hold(load: Load, count: int) -> float:
         before = sink.count
-        sent = converse(address, LOAD, count)
+        sent = converse(address, load, count)
         return sink.wait_for(before + count) - sent.begin
 
-    return hold
+    return lambda load: partial(hold, load)

@@ -47,7 +47,7 @@ def figures(row: str, printed: str) -> list[float]:
         ("receivers", ["SQLite, kept connections, 4 kB", "SQLite, a connection each, 4 kB"]),
         ("stored", ["SQLite"]),
         ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
-        ("conversations", ["SQLite"]),
+        ("conversations", ["SQLite, five sessions", "SQLite, twenty sessions"]),
         ("waking", ["from the final dot.*", "the same.*"]),
         ("cleaning", ["SQLite, nothing else", "SQLite, removing"]),
         ("backlog", ["state and answer, by hand", "one worker to by hand"]),
