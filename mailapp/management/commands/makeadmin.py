@@ -19,10 +19,12 @@ NAME = "admin"
 
 
 class Command(BaseCommand):
-    help = (
-        "Makes the superuser “admin” with a random password, which it prints and keeps in "
-        "RUN_DIR/admin-password. Does nothing where a superuser exists."
-    )
+    help = """
+    Make the superuser “admin” with a random password, which is printed and kept in
+    RUN_DIR/admin-password. Nothing is done where a superuser exists.
+
+    Example: manage.py makeadmin
+    """
 
     def handle(self, **options: Any) -> None:
         if _is_there_one():

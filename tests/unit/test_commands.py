@@ -1,0 +1,22 @@
+"""What all commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.core.management import load_command_class
+
+import mailapp.management.commands as commands
+
+NAMES = sorted(each.stem for each in Path(commands.__file__).parent.glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_has_an_example(name):
+    parser = load_command_class("mailapp", name).create_parser("manage.py", name)
+
+    said = " ".join(parser.format_help().split())
+
+    assert "example" in said.lower()
+    assert f"manage.py {name}" in said.partition("xample")[2]
