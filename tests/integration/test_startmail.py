@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
 import mailapp
+from mailapp.conf import problems
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +74,35 @@ def test_each_project_has_a_key_of_its_own(here: Path):
     one, two = ((here / name / name / "settings.py").read_text() for name in ("one", "two"))
     assert "django-insecure-" in one
     assert one.replace("one", "two") != two
+
+
+def settings_of(project: Path) -> dict[str, Any]:
+    """What the settings of a project are in this environment."""
+    return runpy.run_path(str(project / project.name / "settings.py"))
+
+
+def test_smart_hosts_of_the_environment_are_parted_by_commas(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MAIL_RELAY", "smtp://you@one.example.com, smtp://you@two.example.com")
+    monkeypatch.setenv("MAIL_RELAY_PASSWORD", "secret")
+    startmail("mymail")
+
+    mail = settings_of(here / "mymail")["MAIL"]
+
+    assert mail["RELAY"] == ["smtp://you@one.example.com", "smtp://you@two.example.com"]
+    assert problems(mail) == []
+    assert mail["RELAY_PASSWORD"] == "secret"
+
+
+@pytest.mark.parametrize(("value", "is_on"), [("1", True), ("0", False), ("", False)])
+def test_log_goes_to_files_where_the_environment_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, value: str, is_on: bool
+):
+    monkeypatch.setenv("LOG_FILES", value)
+    startmail("mymail")
+
+    assert ("mail" in settings_of(here / "mymail")["LOGGING"]["handlers"]) == is_on
 
 
 def test_mail_is_for_the_eyes_of_its_owner_alone(here: Path):
