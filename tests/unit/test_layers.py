@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,31 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-# As docs/architecture.md draws it, from the bottom to the edges. A package counts as one.
-ORDER = [
-    *["endpoints", "logs", "conf", "errors", "ages"],
-    *["addresses", "mime"],
-    *["routing", "bounces", "identity", "dkim", "returnpath", "unsubscribing"],
-    *["filelock", "pidfile", "wakeup", "storage", "maildir", "mailboxes", "models", "way"],
-    *["systemd", "children", "containment", "housekeeping", "lifecycle", "registry"],
-    *["failures", "savepoint", "rendering", "signing", "outbox", "dsn", "request"],
-    *["returns", "lists", "backends"],
-    *["dispatch", "relay"],
-    *["timers", "worker", "receiver", "engines"],
-    *["handlers", "pickup"],
-    *[
-        "counting",
-        "overview",
-        "operating",
-        "dialogue",
-        "devserver",
-        "autoreload",
-        "supervisor",
-        "testing",
-    ],
-    *["admin", "views", "urls", "templatetags", "management", "checks", "tasks", "apps"],
-    *["__main__"],
-]
+
+def drawn() -> list[str]:
+    """The modules from the bottom to the edges, as a page draws them. A package counts as one."""
+    _, _, rest = (ROOT / "docs/architecture.md").read_text().partition("## Layers\n")
+    rows = re.findall(r"^\| *\d* *\| (`.+?) \|", rest.partition("\n## ")[0], re.MULTILINE)
+    return re.findall(r"`(\w+)`", " ".join(rows))
+
+
+ORDER = drawn()
 
 # What only these may import, since everything else must not know of it.
 ALONE = {
@@ -107,6 +92,10 @@ def _reads_environment(node: ast.AST) -> bool:
 
 def test_each_module_imports_only_from_those_before_it():
     assert faults(ROOT / "mailapp", ORDER) == []
+
+
+def test_each_module_of_the_order_is_there_and_has_one_place():
+    assert sorted(ORDER) == sorted({module for module, _, _ in sources(ROOT / "mailapp")})
 
 
 def test_only_the_settings_read_the_environment():
