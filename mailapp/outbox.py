@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
-from mailapp import addresses, signing, wakeup
-from mailapp.addresses import fold
+from mailapp import signing, wakeup
+from mailapp.addresses import fold, whole
 from mailapp.errors import BadAddress, NoSuchQueue
 from mailapp.models import OUTGOING, Answer, Delivery, Message, NewMail, Queue
 
@@ -77,13 +77,10 @@ def post(
 
 def _checked(address: str) -> str:
     """Return an address as the grammar of SMTP has it (RFC 5321 4.1.2); raise BadAddress."""
-    try:
-        path, rest = addresses.take_path(f"<{address}>")
-    except BadAddress as error:
-        raise BadAddress(repr(address)) from error
-    if rest or "@" not in path:
+    checked = whole(address)
+    if "@" not in checked:  # no other server knows our postmaster by this
         raise BadAddress(repr(address))
-    return path
+    return checked
 
 
 def pass_on(delivery: Delivery, queue: str) -> None:

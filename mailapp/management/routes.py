@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mailapp import dispatch, registry
-from mailapp.addresses import fold, split, take_path
+from mailapp.addresses import fold, split, whole
 from mailapp.conf import mail_settings
 from mailapp.dispatch import Conversations, Plan
-from mailapp.errors import BadAddress, KeyUnknown, NotHandled
+from mailapp.errors import KeyUnknown, NotHandled
 from mailapp.models import INCOMING, Conversation, Delivery, Handler, Message, RawMessage
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
@@ -104,7 +104,7 @@ def explain(recipient: str, sender: str) -> Explanation:
 
     Raise BadAddress, or KeyUnknown when only the mail itself could tell.
     """
-    recipient, sender = _address(recipient), sender and _address(sender)
+    recipient, sender = whole(recipient), sender and whole(sender)
     router = registry.current_router(max_age=0)
     refusal = Recipients(lambda: router).refusal(recipient)
     reply = (refusal or replies.RECIPIENT_OK).decode()
@@ -128,16 +128,6 @@ def explain(recipient: str, sender: str) -> Explanation:
         _outcome(plan),
         taken=bool(plan.matches),
     )
-
-
-def _address(text: str) -> str:
-    try:
-        address, rest = take_path(f"<{text}>")
-    except BadAddress:
-        raise BadAddress(text) from None
-    if rest or not address:
-        raise BadAddress(text)
-    return address
 
 
 def _imagined(recipient: str, sender: str) -> Delivery:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import getaddresses
 
 from mailapp import mime
-from mailapp.addresses import take_path
+from mailapp.addresses import whole
 from mailapp.errors import BadAddress
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*\r\n(?:[ \t].*\r\n)*)")
@@ -80,11 +80,7 @@ def envelope_address(text: str, hostname: str) -> str:
 
     Raise BadAddress.
     """
-    path = text if "@" in text else f"{text}@{hostname}"
     try:
-        address, rest = take_path(f"<{path}>")
+        return whole(text if "@" in text else f"{text}@{hostname}")
     except BadAddress as error:
         raise BadAddress(mime.visible(text)) from error
-    if rest:
-        raise BadAddress(mime.visible(text))
-    return address
