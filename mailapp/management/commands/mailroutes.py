@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,7 @@ from mailapp.errors import MailError
 from mailapp.management import routes
 from mailapp.management.routes import Candidate, Explanation, Listed
 from mailapp.management.starting import check, database_away
+from mailapp.management.tables import table
 
 
 class Command(BaseCommand):
@@ -60,7 +61,7 @@ class Command(BaseCommand):
             self.stdout.write(_json([asdict(each) for each in listed]))
             return
         self.stdout.write(f"(host) is {' or '.join(mail_settings().HOSTS)}\n\n")
-        self.stdout.write(_table(("ORDER", "HANDLER", "FUNCTION", "ROUTE", ""), map(_row, listed)))
+        self.stdout.write("\n".join(table(_OF_ROUTES, map(_row, listed))))
 
     def _explain(self, address: str, sender: str, *, as_json: bool) -> None:
         explained = routes.explain(address, sender)
@@ -73,6 +74,10 @@ def _envelope(sender: str | None) -> str:
     if sender is None:
         return routes.STRANGER
     return "" if sender == "<>" else sender
+
+
+_OF_ROUTES = ("ORDER", "HANDLER", "FUNCTION", "ROUTE", "")
+_OF_CANDIDATES = ("ORDER", "HANDLER", "FUNCTION", "RUNS", "")
 
 
 def _row(listed: Listed) -> Sequence[str]:
@@ -90,11 +95,8 @@ def _text(explained: Explanation) -> str:
     sender = explained.sender or "<>"
     lines = [f"{explained.recipient} from {sender}", "", f"Receiver: {explained.reply}"]
     if explained.candidates:
-        lines += ["", _table(_OF_CANDIDATES, map(_tried, explained.candidates))]
+        lines += ["", *table(_OF_CANDIDATES, map(_tried, explained.candidates))]
     return "\n".join([*lines, "", explained.outcome])
-
-
-_OF_CANDIDATES = ("ORDER", "HANDLER", "FUNCTION", "RUNS", "")
 
 
 def _tried(each: Candidate) -> Sequence[str]:
@@ -104,16 +106,6 @@ def _tried(each: Candidate) -> Sequence[str]:
 
 def _assigned(values: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows in columns as wide as they need."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def _json(value: Any) -> str:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from mailapp.ages import duration
 from mailapp.counting import CAP, capped
 from mailapp.errors import PidFileUnusable
+from mailapp.management.tables import table
 from mailapp.mime import one_line, visible
 from mailapp.models import Delivery, Process
 from mailapp.overview import Overview
@@ -151,12 +152,12 @@ def _lines(status: Status) -> Iterator[str]:
     yield from (f"! {problem}" for problem in status.problems)
     yield ""
     if status.processes:
-        yield from _table(
+        yield from table(
             ["part", "queue", "host", "pid", "started", "heartbeat", "works on"],
             [_process_cells(each) for each in status.processes],
         )
         yield ""
-    yield from _table(
+    yield from table(
         ["queue", "due", "deferred", "held", "oldest due"],
         [_queue_cells(each) for each in status.queues],
     )
@@ -195,10 +196,3 @@ def _queue_cells(queue: QueueStatus) -> list[str]:
         capped(queue.held),
         "" if oldest is None else duration(oldest),
     ]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
