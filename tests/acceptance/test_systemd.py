@@ -127,6 +127,16 @@ def test_mail_that_comes_between_two_programs_waits_for_the_next(systemd):
     assert sorted(received.values_list("protocol", flat=True)) == ["ESMTP", "ESMTP", "LMTP"]
 
 
+def test_workers_alone_say_when_they_are_ready_and_have_no_socket(systemd):
+    systemd.listening = ()
+
+    program = systemd.start("runworker")
+    assert systemd.hears() == "READY=1"
+
+    assert end(program) == ""
+    assert systemd.hears() == "STOPPING=1"
+
+
 def test_socket_where_no_setting_has_us_listen_is_refused_in_one_line(systemd):
     with socket.create_server(("127.0.0.1", 0)) as stray:
         systemd.listening = (*systemd.listening, stray)
