@@ -91,8 +91,7 @@ class DataReader:
         end = data.find(END, max(dot - 2, 0)) if dot >= 0 else -1
         if end >= 0:
             self._take(data, end + 2)
-            if self.spool is None:
-                self.content = bytes(self._kept)
+            self._finish()
             return data[end + len(END) :]
         cut = len(data) - _octets_of_end(data)
         self._take(data, cut)
@@ -101,7 +100,12 @@ class DataReader:
 
     def close(self) -> None:
         """Forget the content, and give back the memory."""
-        self._forget()
+        self.content = b""
+        self._free_memory()
+        spool, self.spool = self.spool, None
+        if spool is not None:
+            with contextlib.suppress(OSError):  # what it held back may not fit on the disk, either
+                spool.close()
 
     def _take(self, data: bytes, cut: int) -> None:
         """Keep the octets before `cut`, undotted, if they are well-formed."""
@@ -119,7 +123,7 @@ class DataReader:
                 self.malformed = True
         self.size += len(block)
         if self.malformed or self.too_big or self.spool_error is not None:
-            self._forget()
+            self.close()
         else:
             self._keep(block)
 
@@ -129,11 +133,11 @@ class DataReader:
             return
         try:
             if self.spool is None:
-                self._begin_spool(block)
+                self._begin_spool()
             cast(BinaryIO, self.spool).write(block)
         except OSError as error:
             self.spool_error = error
-            self._forget()
+            self.close()
 
     def _has_room(self, octets: int) -> bool:
         """Take memory for so many, if so much is left."""
@@ -146,25 +150,27 @@ class DataReader:
         self._memory += more
         return True
 
-    def _begin_spool(self, block: bytes) -> None:
+    def _begin_spool(self) -> None:
         self.spool = self._make_spool()
-        self.content = bytes(self._kept[:_HEAD]) or block[:_HEAD]
         self.spool.write(self._kept)
         self._free_memory()
+
+    def _finish(self) -> None:
+        if self.spool is None:
+            self.content = bytes(self._kept)
+            return
+        try:
+            self.spool.seek(0)
+            self.content = self.spool.read(_HEAD)
+        except OSError as error:  # what was held back did not fit on the disk
+            self.spool_error = error
+            self.close()
 
     def _free_memory(self) -> None:
         self._kept = bytearray()
         self._shared.give_back(self._borrowed)
         self._memory -= self._borrowed
         self._borrowed = 0
-
-    def _forget(self) -> None:
-        self.content = b""
-        self._free_memory()
-        spool, self.spool = self.spool, None
-        if spool is not None:
-            with contextlib.suppress(OSError):  # what it held back may not fit on the disk, either
-                spool.close()
 
 
 def _octets_of_end(data: bytes) -> int:

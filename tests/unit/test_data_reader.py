@@ -195,6 +195,15 @@ def test_content_that_outgrows_its_memory_gives_it_back() -> None:
     assert shared.free >= 1_000_000 - 131_072
 
 
+@pytest.mark.parametrize("memory", [1, 1500, 100_000])
+def test_head_of_spooled_content_is_at_hand_however_it_came_in(memory: int) -> None:
+    reader, _, kept = read([LINE] * 200 + [b".\r\n"], limit=10**6, memory=memory)
+
+    assert reader.spool is not None
+    assert kept == LINE * 200
+    assert reader.content == kept[:65536]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_does_not_end_the_content_before_its_end() -> None:
     reader = DataReader(10**6, memory=100, make_spool=partial(Path("/dev/full").open, "r+b"))
