@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from datetime import UTC, datetime
 
 import pytest
@@ -20,10 +19,6 @@ def sent_by(sender: str) -> Message:
 
 def text_of(report: bytes) -> str:
     return mime.text_of(mime.parse(report))
-
-
-def test_doctests_hold():
-    assert doctest.testmod(dsn).failed == 0
 
 
 def test_report_is_read_by_our_own_reader():
