@@ -304,6 +304,14 @@ def test_what_cannot_be_read_does_not_stop_the_list(mailqueue, maildir, path, tm
     assert replies == {key: "", "link": "it cannot be read: Too many levels of symbolic links"}
 
 
+@pytest.mark.any_database
+def test_sender_that_nothing_tells_is_not_taken_for_the_null_sender(mailqueue, maildir, path):
+    unknown, null = maildir.add(RAW), maildir.add(envelope_fields("", []) + RAW)
+
+    assert b"Sender:     ?\n" in mailqueue("show", path, unknown)
+    assert b"Sender:     <>\n" in mailqueue("show", path, null)
+
+
 # Wrong lines
 
 

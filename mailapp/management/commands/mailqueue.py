@@ -164,17 +164,20 @@ def _is_wanted(question: str) -> bool:
 
 def _lines(entries: Iterable[Entry]) -> Iterator[str]:
     for entry in entries:
-        sender = "?" if entry.sender is None else entry.sender or "<>"
-        line = f"{entry.key}  {entry.status}  {entry.arrived}  {sender} -> "
+        line = f"{entry.key}  {entry.status}  {entry.arrived}  {_sender(entry)} -> "
         yield visible(f"{line}{', '.join(entry.recipients) or '?'}  {entry.subject}")
         if entry.reply:
             yield visible(f"    {mime.one_line(entry.reply)}")
 
 
+def _sender(entry: Entry) -> str:
+    return "?" if entry.sender is None else entry.sender or "<>"
+
+
 def _page(entry: Entry, raw: bytes) -> Iterator[str]:
     """The delivery, the head and the text of a mail, with nothing in it that hides or reorders."""
     facts = {"Key": entry.key, "Status": entry.status, "Arrived": entry.arrived}
-    facts |= {"Size": f"{entry.size} octets", "Sender": entry.sender or "<>"}
+    facts |= {"Size": f"{entry.size} octets", "Sender": _sender(entry)}
     facts |= {"Recipient": ", ".join(entry.recipients), "Last reply": entry.reply}
     yield from (f"{name + ':':<12}{visible(value)}" for name, value in facts.items() if value)
     letter = _letter(raw)
