@@ -95,8 +95,10 @@ def serve(line: StorersLine, do: Callable[[Work], Sequence[Result]] | None = Non
                 work = merged(works)
                 results = do(work)
                 left = iter(results)
-                line.say([list(islice(left, len(each.mails))) for each in works])
-                _tell_of(work.mails, results)
+                try:
+                    line.say([list(islice(left, len(each.mails))) for each in works])
+                finally:  # it is stored, even if the receiver has gone
+                    _tell_of(work.mails, results)
     finally:
         connection.close()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import smtplib
+import socket
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,12 +27,14 @@ from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
 from mailapp.receiver.commits import Commits, Hired, NotStored
 from mailapp.receiver.destination import handlers_destination, hire_thread
+from mailapp.receiver.line import StorersLine, packed
 from mailapp.receiver.retries import Retries, held_by_storer
 from mailapp.receiver.storer import (
     Failure,
     Result,
     Storer,
     Work,
+    serve,
     store_group,
     store_new,
 )
@@ -274,6 +278,23 @@ def test_a_storer_that_dies_is_replaced_and_what_it_stored_is_not_stored_again(
 
     assert len(hired) == 2
     assert Message.objects.count() == 2
+
+
+def test_what_was_stored_is_in_the_log_though_the_receiver_has_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "mailapp.way")
+    ours, theirs = socket.socketpair()
+
+    def store(work: Work) -> list[Result]:
+        ours.close()
+        return [7 for _ in work.mails]
+
+    with theirs:
+        ours.sendall(b"".join(packed(Work(_mails(1)))))
+        serve(StorersLine(theirs), store)
+
+    assert "mail 7 accepted" in caplog.text
 
 
 def _lose_answer_of_commit(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
