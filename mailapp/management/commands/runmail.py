@@ -6,22 +6,22 @@ import argparse
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
-from mailapp import autoreload, devserver, receiver, registry, relay, worker
+from mailapp import autoreload, devserver, receiver, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
 from mailapp.management import background
+from mailapp.management.banner import banner
 from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.pidfile import PidFile
 from mailapp.receiver import catcher, storer
-from mailapp.routing import HandlerModule
 from mailapp.supervisor import Supervisor, supervised
 
 _PARTS: dict[str, Callable[[Callable[[str], None]], None]] = {
@@ -97,44 +97,14 @@ class Command(BaseCommand):
             supervisor.run()
 
     def _announce(self, ready: Mapping[str, str]) -> None:
-        self.stdout.write("\n".join(["", *_banner(ready, "Ctrl-C ends everything."), ""]))
+        self.stdout.write("\n".join(["", *banner(ready, "Ctrl-C ends everything."), ""]))
         self.stdout.flush()
 
 
 def _announce_to(fd: int, ready: Mapping[str, str]) -> None:
     """Have the command that waits for us say so, and end."""
     with socket.socket(fileno=fd) as line:
-        line.sendall("\n".join(_banner(ready, background.ADVICE)).encode())
-
-
-def _banner(ready: Mapping[str, str], advice: str) -> Iterator[str]:
-    """Say where each part is, which routes are on, and what to type next."""
-    conf, handlers = mail_settings(), registry.current_router().handlers
-    yield f"Receiver  {ready['receiver']}, for mail to {', '.join(conf.HOSTS)}"
-    yield f"Relay     sends to {', then '.join(map(str, conf.upstreams))}"
-    if catcher_at := ready.get("catcher"):
-        yield f"Catcher   {catcher_at}, keeps mail in {conf.CATCHER_QUEUE}"
-    if web_at := ready.get("web"):
-        yield f"Admin     http://{web_at}/admin/"
-    if engine := ready.get("sweeper"):
-        yield f"Engine    {engine}, whose workers run elsewhere"
-    yield "Handlers  that are on, and who takes which recipients:"
-    for handler in handlers:
-        yield f"  {handler.name}"
-        for pattern, states in _states_by_pattern(handler).items():
-            yield f"    {pattern:<36} {', '.join(states)}"
-    if example := next((handler.example for handler in handlers if handler.example), ""):
-        yield "Next, in a second terminal:"
-        yield f"  {sys.executable} manage.py sendtest --to {example} --from you@example.com"
-    yield advice
-
-
-def _states_by_pattern(handler: HandlerModule) -> dict[str, list[str]]:
-    patterns: dict[str, list[str]] = {}
-    for state in handler.states.values():
-        for each in state.routes:
-            patterns.setdefault(each.pattern, []).append(state.name)
-    return patterns
+        line.sendall("\n".join(banner(ready, background.ADVICE)).encode())
 
 
 def _wanted() -> list[str]:
