@@ -59,8 +59,8 @@ docs: $(VENV)/installed-docs reference ## build the documentation as a site in s
 reference: install ## write anew what the documentation takes from the code
 	$(VENV)/bin/python -m docs.reference
 
-clean: ## remove .venv and what the tools keep; run/ stays
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+clean: ## remove .venv, .venv-newest and what the tools keep; run/ stays
+	rm -rf $(VENV) $(VENV)-newest site .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 # Each stamp says that pip has installed a set of requirements as they stand now.
 $(VENV)/bin/pip:
