@@ -6,6 +6,7 @@ import argparse
 import re
 
 import pytest
+from django.apps import apps
 from django.core.management import BaseCommand, load_command_class
 
 from docs import reference
@@ -14,6 +15,14 @@ from docs import reference
 @pytest.mark.parametrize("page", reference.PARTS)
 def test_page_is_as_the_code_has_it(page):
     assert (reference.DOCS / page).read_text() == reference.filled(page), "run make reference"
+
+
+def test_each_table_is_in_the_architecture():
+    _, _, tables = (reference.DOCS / "architecture.md").read_text().partition("## The tables\n")
+
+    models = {model.__name__ for model in apps.get_app_config("mailapp").get_models()}
+    rows = re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == models
 
 
 @pytest.mark.parametrize("command", reference.command_names())
