@@ -57,6 +57,7 @@ def _celery(server: Server) -> Iterator[Installation]:
         try:
             with (
                 installation(server, MAIL_ENGINE=CELERY, MAIL_BROKER=broker.url) as ours,
+                ours.part("sweeper"),  # or a wake-up that expires before a worker is there is lost
                 ours.background(*WORKER),
             ):
                 drainer(ours, TALK, workers=0)(1)
