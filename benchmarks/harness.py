@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from mailapp.children import Running
 from tests import postgres
 
 ROOT = Path(__file__).parent.parent
@@ -92,11 +93,9 @@ class Installation:
     @contextlib.contextmanager
     def background(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a program, which need not be ready, until the block ends or it does."""
-        with _process(*command, folder=self.folder, environment=self.environment) as process:
-            try:
-                yield process
-            finally:
-                process.terminate()
+        leashed = ("-m", "tests.leash", sys.executable, *command)
+        with _process(*leashed, folder=self.folder, environment=self.environment) as started:
+            yield started.process
 
     def run(self, *command: str) -> str:
         """Run a program to its end and return what it printed."""
@@ -144,11 +143,8 @@ def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iter
     The program gets the number of a socket as its last argument: it says there where it serves,
     and ends when the other end is closed.
     """
-    ours, theirs = socket.socketpair()
-    started = _process(*command, folder=folder, environment=environment, fd=theirs.fileno())
-    with started as process, ours:
-        theirs.close()
-        ready = ours.recv(4096).decode().strip()
+    with _process(*command, folder=folder, environment=environment) as (process, line):
+        ready = line.recv(4096).decode().strip()
         if not ready:
             said = (folder / "log").read_text(errors="replace")
             raise BrokenBenchmark(f"{' '.join(command)} did not start:\n{said}")
@@ -156,26 +152,26 @@ def running(*command: str, folder: Path, environment: Mapping[str, str]) -> Iter
 
 
 @contextlib.contextmanager
-def _process(
-    *command: str, folder: Path, environment: Mapping[str, str], fd: int | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def _process(*command: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Running]:
     """Start a program, which writes to the log in `folder`, and wait for its end after the block.
 
-    The number of the file descriptor `fd`, if there is one, is its last argument.
+    Its last argument is the number of its end of a socket, and it ends when ours is closed: after
+    the block, or because we were killed.
     """
-    fds = [] if fd is None else [fd]
-    with (folder / "log").open("ab") as log:
+    ours, theirs = socket.socketpair()
+    with (folder / "log").open("ab") as log, theirs:
         process = subprocess.Popen(
-            [sys.executable, *command, *map(str, fds)],
+            [sys.executable, *command, str(theirs.fileno())],
             cwd=ROOT,
             env=os.environ | environment,
-            pass_fds=fds,
+            pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     try:
-        yield process
+        with ours:
+            yield Running(process, ours)
     finally:
         try:
             process.wait(60)

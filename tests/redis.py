@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
+from mailapp.children import Running
 from tests.waiting import DEADLINE, wait_until
 
 
@@ -26,10 +26,9 @@ class Redis:
 
     def start(self) -> None:
         """Return when it takes connections."""
-        self._process = subprocess.Popen(
-            [self._program, "--port", "0", "--unixsocket", self._socket, "--save", ""],
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
+        command = (str(self._program), "--port", "0", "--unixsocket", str(self._socket))
+        self._running = Running.start(
+            *("-m", "tests.leash", *command, "--save", "", "--logfile", f"{self._socket}.log")
         )
         wait_until(self._answers)
 
@@ -39,8 +38,8 @@ class Redis:
 
     def stop(self) -> None:
         """End it, with all that it holds."""
-        self._process.terminate()
-        self._process.wait(DEADLINE)
+        self._running.line.close()
+        self._running.process.wait(DEADLINE)
 
 
 def _program() -> Path:

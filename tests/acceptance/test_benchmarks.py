@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.footprint import PEAK, PROC, megabytes, tree
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -21,16 +22,21 @@ WITHOUT_SALMON = {**os.environ, "PIP_NO_INDEX": "1"}
 
 def bench(name: str, url: str) -> str:
     """Run one benchmark, as short as can be, and return what it prints."""
-    program = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "--database", url, "--only", name, *TINY],
         cwd=ROOT,
         env=WITHOUT_SALMON,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-    )
-    assert program.returncode == 0, program.stderr
-    return program.stdout
+    ) as program:
+        try:
+            printed, errors = program.communicate(timeout=300)
+        except BaseException:
+            program.terminate()  # not killed, so that it removes what it made
+            raise
+    assert program.returncode == 0, errors
+    return printed
 
 
 def figures(row: str, printed: str) -> list[float]:
@@ -81,3 +87,27 @@ def test_memory_is_that_of_a_program_and_its_children():
         _, child = tree(parent.pid)
 
         assert megabytes(parent.pid, PEAK) > megabytes(child, PEAK) > 0
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from benchmarks.harness import Installation
+
+with Installation(Path(sys.argv[1]), {}).background("-c", sys.argv[2]) as process:
+    process.wait()
+"""
+PROGRAM = "import socket; socket.create_connection({}).recv(1)"
+
+
+def test_what_runs_in_the_background_ends_when_its_benchmark_is_killed(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        program = PROGRAM.format(server.getsockname())
+        with subprocess.Popen([sys.executable, "-c", STARTER, tmp_path, program], cwd=ROOT) as ours:
+            line, _ = server.accept()
+            ours.kill()
+
+    with line:
+        line.settimeout(DEADLINE)
+        assert line.recv(1) == b""
