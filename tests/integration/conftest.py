@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from tests.integration.scripted_server import ScriptedServer, scripted_server
 from tests.waiting import DEADLINE
@@ -51,6 +53,21 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
             return stack.enter_context(scripted_server(replies))
 
         yield start
+
+
+@pytest.fixture
+def manage() -> Callable[..., tuple[str, str]]:
+    """Run a command; return what it printed and what it complained of: `manage("importmail")`."""
+
+    def run(command: str, *arguments: object) -> tuple[str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            call_command(command, *map(str, arguments), stdout=out, stderr=err, no_color=True)
+        except CommandError as error:
+            err.write(f"{error}\n")
+        return out.getvalue().strip(), err.getvalue().strip()
+
+    return run
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import mailbox
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -33,18 +33,8 @@ RAW = [
 
 
 @pytest.fixture
-def run():
-    """Run the command; return what it printed, and what it complained of."""
-
-    def call(*arguments: object) -> tuple[str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            call_command("exportmail", *map(str, arguments), stdout=out, stderr=err, no_color=True)
-        except CommandError as error:
-            err.write(f"{error}\n")
-        return out.getvalue().strip(), err.getvalue().strip()
-
-    return call
+def run(manage) -> Callable[..., tuple[str, str]]:
+    return partial(manage, "exportmail")
 
 
 @pytest.fixture
@@ -59,7 +49,6 @@ def read(path: Path) -> list[bytes]:
 
 
 @pytest.mark.django_db
-@pytest.mark.any_database
 @pytest.mark.any_database
 @pytest.mark.parametrize("format", ["maildir", "mh", "babyl", "eml"])
 def test_each_format_keeps_every_byte(run, tmp_path, stored, format):
@@ -81,7 +70,6 @@ def test_an_mbox_quotes_lines_and_ends_the_last_one(run, tmp_path, stored):
 
 
 @pytest.mark.django_db
-@pytest.mark.any_database
 @pytest.mark.any_database
 @pytest.mark.parametrize(
     ("format", "kind"),
@@ -239,12 +227,12 @@ def test_what_is_asked_for_is_exported(run, tmp_path, message, options, subjects
 
 
 @pytest.mark.django_db
-def test_the_envelope_is_written_on_top_and_imported_again(run, tmp_path, message):
+def test_the_envelope_is_written_on_top_and_imported_again(run, manage, tmp_path, message):
     raw = b"Subject: One\r\n\r\n"
     message(raw=raw, sender="", recipients=["a@localhost", "b@localhost"])
 
     run(tmp_path / "copy", "--envelope")
-    call_command("importmail", str(tmp_path / "copy"), stdout=io.StringIO())
+    manage("importmail", tmp_path / "copy")
 
     top = b"Return-Path: <>\r\nDelivered-To: a@localhost\r\nDelivered-To: b@localhost\r\n"
     assert read(tmp_path / "copy") == [top + raw]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import mailbox
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
 
 from mailapp.mailboxes import open_mailbox
 from mailapp.maildir import Maildir
@@ -27,18 +27,8 @@ MAILS = [mail(1), mail(2, "Dear all,\n\nFrom here.\n.\n"), mail(3, "no end")[:-1
 
 
 @pytest.fixture
-def run():
-    """Run the command; return what it printed, and what it complained of."""
-
-    def call(*arguments: object) -> tuple[str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            call_command("importmail", *map(str, arguments), stdout=out, stderr=err, no_color=True)
-        except CommandError as error:
-            err.write(f"{error}\n")
-        return out.getvalue().strip(), err.getvalue().strip()
-
-    return call
+def run(manage) -> Callable[..., tuple[str, str]]:
+    return partial(manage, "importmail")
 
 
 def write(kind: type[mailbox.Mailbox], path: Path, mails=MAILS) -> Path:
@@ -66,7 +56,6 @@ def crlf(content: bytes) -> bytes:
 
 
 @pytest.mark.django_db
-@pytest.mark.any_database
 @pytest.mark.any_database
 @pytest.mark.parametrize("kind", [mailbox.Maildir, mailbox.MH, mailbox.Babyl, letters])
 def test_each_format_is_read_byte_for_byte(run, tmp_path, kind):
