@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -22,7 +21,7 @@ from typing import NamedTuple, Self
 
 from mailapp import mime
 from mailapp.errors import MailError
-from mailapp.maildir import Maildir, open_plain
+from mailapp.maildir import Maildir, file_name, open_plain
 from mailapp.storage import sync_folder
 
 
@@ -260,7 +259,7 @@ class _NewMaildir(_NewFiles):
         self._count = 0
 
     def name(self, number: int, date: datetime) -> str:
-        return f"{int(date.timestamp())}.M{date.microsecond:06}N{number:08}.{socket.gethostname()}"
+        return file_name(int(date.timestamp()), date.microsecond, f"N{number:08}")
 
 
 class _NewMh(_NewFiles):

@@ -137,16 +137,20 @@ def arrival(path: Path) -> tuple[int, int, str]:
     return nanoseconds // 10**9, nanoseconds % 10**9 // 1000, path.name
 
 
+def file_name(seconds: int, microseconds: int, tells_apart: str) -> str:
+    """Name a mail by the time that `arrival` reads, and by what tells it from others of then."""
+    host = socket.gethostname().replace("/", r"\057").replace(":", r"\072")
+    return f"{seconds}.M{microseconds:06}{tells_apart}.{host}"
+
+
 def _for_its_owner_alone(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
 def _unique_name() -> str:
     """A name that no process on any machine has given before or will."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    host = socket.gethostname().replace("/", r"\057").replace(":", r"\072")
     tells_apart = f"R{secrets.token_hex(8)}P{os.getpid()}Q{next(_numbers)}"
-    return f"{seconds}.M{nanoseconds // 1000:06}{tells_apart}.{host}"
+    return file_name(*divmod(time.time_ns() // 1000, 10**6), tells_apart)
 
 
 # The envelope, which a file has no other place for: trace fields on top of the mail.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mailapp import failures
 from mailapp.addresses import split
 from mailapp.conf import mail_settings
 from mailapp.mailboxes import Broken, Found, as_filed
-from mailapp.maildir import Maildir
+from mailapp.maildir import Maildir, file_name
 from mailapp.models import INCOMING, Delivery, Imported, Message, NewMail
 from mailapp.storage import sync_folder
 
@@ -196,5 +195,4 @@ class MaildirTarget:
     def _name(self, mark: str) -> str:
         # The next microsecond, if need be: the names tell the order.
         self._microsecond = max(time.time_ns() // 1000, self._microsecond + 1)
-        seconds, microseconds = divmod(self._microsecond, 10**6)
-        return f"{seconds}.M{microseconds:06}I{mark}.{socket.gethostname()}"
+        return file_name(*divmod(self._microsecond, 10**6), f"I{mark}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mailbox
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +22,7 @@ from mailapp.mailboxes import (
     new_mailbox,
     open_mailbox,
 )
-from mailapp.models import OUTGOING, Message
+from mailapp.models import OUTGOING, Message, NewMail
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -243,8 +244,6 @@ def test_the_envelope_is_written_on_top_and_imported_again(run, manage, tmp_path
 
 @pytest.mark.django_db
 def test_many_are_exported_in_order_with_news(run, tmp_path, message):
-    from mailapp.models import NewMail
-
     Message.objects.store(
         [
             NewMail(raw=b"Subject: %d\r\n\r\n" % number, sender="", recipients=["a@localhost"])
@@ -276,6 +275,17 @@ def test_wrong_arguments_get_one_clear_line(run, tmp_path, stored, arguments, co
     assert out == ""
     assert err.startswith(complaint)
     assert err.count("\n") == 0
+
+
+@pytest.mark.django_db
+@pytest.mark.any_database
+def test_a_machine_may_have_any_name(run, manage, tmp_path, stored, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "desk/2:here")
+
+    run(tmp_path / "copy")
+    manage("importmail", tmp_path / "copy", "--maildir", tmp_path / "again")
+
+    assert read(tmp_path / "copy") == read(tmp_path / "again") == RAW
 
 
 @pytest.mark.django_db

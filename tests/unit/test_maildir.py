@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mailbox
 import os
+import socket
 import stat
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailapp.errors import BadAddress
-from mailapp.maildir import Envelope, Maildir, envelope_fields, read_envelope
+from mailapp.maildir import Envelope, Maildir, arrival, envelope_fields, file_name, read_envelope
 
 RAW = b"Subject: Hello\n\nHello.\n"
 
@@ -125,6 +126,16 @@ def test_mail_comes_out_in_order_of_arrival_whoever_wrote_it(queue):
 
     assert queue.in_order() == ["by-hand.eml", *names, latest]
     assert [path.name for path in queue.arrivals()] == ["by-hand.eml", *names[:3], latest]
+
+
+def test_name_of_this_machine_is_no_folder_and_no_flag(queue, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "desk/2:here")
+
+    name = file_name(1_700_000_000, 17, "N1")
+
+    assert name == r"1700000000.M000017N1.desk\0572\072here"
+    assert arrival(queue.path / "new" / name)[:2] == (1_700_000_000, 17)
+    assert queue.add(RAW) in queue
 
 
 def test_half_of_a_mail_goes_when_its_writer_has_given_up(queue):
