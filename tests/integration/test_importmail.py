@@ -15,6 +15,7 @@ from mailapp.maildir import Maildir
 from mailapp.management.importing import Importer, QueueTarget
 from mailapp.models import INCOMING, OUTGOING, Delivery, Message, Queue
 from mailapp.models.delivery import Status
+from mailapp.routing import route
 
 
 def mail(number: int, body: str = "Hello.") -> bytes:
@@ -139,8 +140,6 @@ def test_it_is_held_in_the_queue_that_is_named_whoever_works_it(run, tmp_path, w
 
 @pytest.mark.django_db
 def test_handlers_take_it_if_they_are_to(run, tmp_path, handle, work):
-    from mailapp.routing import route
-
     taken = []
 
     @route("news@(host)")
