@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from .data import DataReader
 from .listener import Listener
-from .protocol import Dialogue
+from .protocol import Dialogue, Method
 from .replies import Farewell, Refused
 from .transaction import Transaction
 from .wire import HungUp
 
 STAGES = ("connect", "helo", "mail", "rcpt", "data", "dot")
+_STAGE_OF = {"EHLO": "helo", "HELO": "helo", "MAIL": "mail", "RCPT": "rcpt", "DATA": "data"}
 _FORM = (
     "STAGE:CODE, STAGE:drop, STAGE:silence, STAGE:garbage, or STAGE:slow:SECONDS, "
     "each with :PERCENT% if you like"
@@ -119,25 +120,16 @@ class FaultyDialogue(Dialogue):
             raise Farewell(refused.reply) from None
         await super()._arrive()
 
-    async def smtp_EHLO(self, argument: str) -> None:
-        await self._go_wrong("helo")
-        await super().smtp_EHLO(argument)
+    def _method(self, name: str) -> Method:
+        obey, stage = super()._method(name), _STAGE_OF.get(name)
+        if stage is None:
+            return obey
 
-    async def smtp_HELO(self, argument: str) -> None:
-        await self._go_wrong("helo")
-        await super().smtp_HELO(argument)
+        async def go_wrong_first(dialogue: Dialogue, argument: str) -> None:
+            await self._go_wrong(stage)
+            await obey(dialogue, argument)
 
-    async def smtp_MAIL(self, argument: str) -> None:
-        await self._go_wrong("mail")
-        await super().smtp_MAIL(argument)
-
-    async def smtp_RCPT(self, argument: str) -> None:
-        await self._go_wrong("rcpt")
-        await super().smtp_RCPT(argument)
-
-    async def smtp_DATA(self, argument: str) -> None:
-        await self._go_wrong("data")
-        await super().smtp_DATA(argument)
+        return go_wrong_first
 
     async def _store(self, transaction: Transaction, reader: DataReader) -> bytes:
         """Store a mail that is not refused, even if nobody is told of it."""
