@@ -39,6 +39,11 @@ class Site:
         mail = NewMail(raw=raw, sender="", recipients=list(recipients), queue=OUTGOING)
         self.project.query(Message).store([mail])  # type: ignore[attr-defined]
 
+    def post_many(self) -> None:
+        """Queue a mail for each of `MAILS` recipients."""
+        for number in range(MAILS):
+            self.post(f"r{number}@client.test")
+
     def start(self) -> Program:
         return self.project.start("runmail", "--only", "relay", until="")
 
@@ -64,6 +69,12 @@ class Site:
             self.server.go_on.set()
             wait_until(lambda: self.notes() == mails)
             relay.kill()
+
+    def kill_before_a_reply(self, relay: Program) -> None:
+        """Kill the relay when it waits for the reply to a mail on each connection."""
+        wait_until(lambda: len(self.server.messages) == CONNECTIONS)
+        relay.kill()
+        self.server.go_on.set()
 
     def notes(self) -> int:
         pages = (self.project.folder / "relay").glob("*.notes")
@@ -99,8 +110,7 @@ def site(project: Callable[..., Project]) -> Iterator[Callable[..., Site]]:
 
 def test_what_the_smart_host_took_is_not_sent_again_after_a_kill(site):
     here = site()
-    for number in range(MAILS):
-        here.post(f"r{number}@client.test")
+    here.post_many()
     here.kill_once_noted(here.start(), MAILS)
 
     here.finish()
@@ -114,8 +124,7 @@ def test_what_the_smart_host_took_is_not_sent_again_when_its_claim_was_released(
     from mailapp.models import Delivery, Process
 
     here = site()
-    for number in range(MAILS):
-        here.post(f"r{number}@client.test")
+    here.post_many()
     here.kill_once_noted(here.start(), MAILS)
 
     here.project.query(Process).update(stopped_at=timezone.now())
@@ -145,13 +154,9 @@ def test_of_a_mail_for_many_only_the_refused_are_asked_again_after_a_kill(site):
 @pytest.mark.any_database
 def test_kill_repeats_one_mail_for_each_connection_whose_reply_was_not_heard(site):
     here = site()
-    for number in range(MAILS):
-        here.post(f"r{number}@client.test")
-    relay = here.start()
-    wait_until(lambda: len(here.server.messages) == CONNECTIONS)
+    here.post_many()
 
-    relay.kill()
-    here.server.go_on.set()
+    here.kill_before_a_reply(here.start())
     here.finish()
 
     assert Counter(here.copies().values()) == {2: CONNECTIONS, 1: MAILS - CONNECTIONS}
@@ -159,12 +164,8 @@ def test_kill_repeats_one_mail_for_each_connection_whose_reply_was_not_heard(sit
 
 def test_what_a_killed_relay_had_not_sent_is_free_at_once(site):
     here = site()
-    for number in range(MAILS):
-        here.post(f"r{number}@client.test")
-    killed = here.start()
-    wait_until(lambda: len(here.server.messages) == CONNECTIONS)
-    killed.kill()
-    here.server.go_on.set()
+    here.post_many()
+    here.kill_before_a_reply(here.start())
 
     here.finish()
 
