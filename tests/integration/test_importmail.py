@@ -12,7 +12,7 @@ import pytest
 
 from mailapp.mailboxes import open_mailbox
 from mailapp.maildir import Maildir
-from mailapp.management.importing import Importer, QueueTarget
+from mailapp.management.importing import Importer, Letter, QueueTarget
 from mailapp.models import INCOMING, OUTGOING, Delivery, Message, Queue
 from mailapp.models.delivery import Status
 from mailapp.routing import route
@@ -278,7 +278,7 @@ def test_what_is_no_mailbox_is_told_and_keeps_out_no_others(run, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.any_database
-def test_a_mail_that_the_database_cannot_take_keeps_out_no_others(run, tmp_path, settings):
+def test_a_large_mail_goes_to_the_storage(run, tmp_path, settings):
     path = write(mailbox.Maildir, tmp_path / "box")
     settings.STORAGES = {
         **settings.STORAGES,
@@ -290,6 +290,18 @@ def test_a_mail_that_the_database_cannot_take_keeps_out_no_others(run, tmp_path,
 
     assert run(path) == ("Imported 4 mails.", "")
     assert crlf(large) in raws()
+    assert [path.read_bytes() for path in (tmp_path / "large").rglob("*.eml")] == [crlf(large)]
+
+
+@pytest.mark.django_db(transaction=True)  # SQLite sees it at the commit
+def test_what_the_database_does_not_take_is_told_of_each_mail():
+    letters = {name: Letter(name, mail(1), "", ["news@localhost"]) for name in ("one", "two")}
+
+    broken = QueueTarget("no-such-queue", handled=True).keep(letters)
+
+    assert [each.name for each in broken] == ["one", "two"]
+    assert all(each.reason.startswith("IntegrityError: ") for each in broken)
+    assert not Message.objects.exists()
 
 
 @pytest.mark.django_db
