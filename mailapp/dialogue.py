@@ -14,7 +14,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
-from mailapp.conf import Endpoint
+from mailapp.endpoints import Endpoint
 from mailapp.errors import MailError, UnsafeHeader
 
 CRLF = b"\r\n"

@@ -13,7 +13,8 @@ from pathlib import Path
 import uvloop
 
 from mailapp import registry, systemd
-from mailapp.conf import Endpoint, MailSettings, mail_settings
+from mailapp.conf import MailSettings, mail_settings
+from mailapp.endpoints import Endpoint
 from mailapp.errors import PortTaken
 from mailapp.lifecycle import keep_what_is_loaded, living
 from mailapp.models import INCOMING, Process
