@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, BinaryIO
 
-from mailapp.conf import Endpoint, MailSettings
+from mailapp.conf import MailSettings
+from mailapp.endpoints import Endpoint
 from mailapp.models import NewMail
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
 from mailapp.receiver.limits import watched_sessions
-from mailapp.receiver.listener import Destination, Kept, Listener
+from mailapp.receiver.listener import Destination, Kept, Listener, whole_content
 from mailapp.receiver.protocol import Dialogue
 from mailapp.receiver.server import event_loop, listening
 from mailapp.routing import Router, read_module
@@ -56,10 +57,7 @@ class Shelf:
         return self._recipients.refusal(recipient)
 
     async def store(self, mail: NewMail, spool: BinaryIO | None) -> Kept:
-        if spool is not None:
-            spool.seek(0)
-            mail = mail._replace(raw=spool.read())
-        self.mails.append(mail)
+        self.mails.append(mail._replace(raw=whole_content(mail, spool)))
         return Kept(replies.STORED)
 
     def unheard(self, key: int) -> None:
@@ -199,12 +197,6 @@ class Client:
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
         self.socket.sendall(data)
-
-    def send_in(self, pieces: list[bytes]) -> None:
-        """Send pieces that arrive as segments of their own, as far as that can be had."""
-        for piece in pieces:
-            self.socket.sendall(piece)
-            time.sleep(0)  # let the receiver run; what it must do does not hang on it
 
     def ask(self, line: bytes) -> bytes:
         """Send a line and return the reply to it."""

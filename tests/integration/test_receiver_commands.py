@@ -77,7 +77,7 @@ def test_any_talk_gets_replies_by_the_book(
     caplog.clear()
     with receiver.greeted() as client:
         try:
-            client.send_in([talk[at : at + cut] for at in range(0, len(talk), cut)])
+            receiver.send_in(client, [talk[at : at + cut] for at in range(0, len(talk), cut)])
             client.half_close()
         except OSError:
             pass  # it has hung up on us
