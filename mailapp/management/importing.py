@@ -46,7 +46,8 @@ class Target(Protocol):
     """Where mail goes."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What tells its marks from those of other targets, where they lie beside each other."""
 
     def known(self, marks: Iterable[str]) -> set[str]:
         """Return the marks of what is there already."""
@@ -164,14 +165,14 @@ class QueueTarget:
 
 
 class MaildirTarget:
-    """A Maildir, in which the mark is a part of the name."""
+    """A Maildir, in which the mark is a part of the name of a file."""
 
+    name = ""  # its marks lie in it alone, wherever it is and however its path is written
     _MARKED = re.compile(r"\.M\d+I([0-9a-f]{64})")
 
     def __init__(self, path: Path) -> None:
         """Make it if it is not there. Raise OSError."""
         self._maildir = Maildir(path, create=True)
-        self.name = str(path)
         found = map(self._MARKED.search, self._maildir.keys())
         self._marks = {each[1] for each in found if each}
         self._microsecond = 0

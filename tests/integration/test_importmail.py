@@ -325,6 +325,15 @@ def test_a_maildir_can_be_filled_without_a_database(run, tmp_path):
 
 
 @pytest.mark.any_database
+def test_a_maildir_is_the_same_however_its_path_is_written(run, tmp_path, monkeypatch):
+    path = write(mailbox.mbox, tmp_path / "box")
+    run(path, "--maildir", tmp_path / "Maildir")
+    monkeypatch.chdir(tmp_path)
+
+    assert run(path, "--maildir", "Maildir") == ("Imported 0 mails; 3 are there already.", "")
+
+
+@pytest.mark.any_database
 def test_what_a_reader_has_moved_is_still_known(run, tmp_path):
     path = write(mailbox.mbox, tmp_path / "box")
     target = tmp_path / "Maildir"
