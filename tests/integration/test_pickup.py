@@ -12,7 +12,7 @@ from django.db import IntegrityError
 
 from mailapp.maildir import Maildir, envelope_fields
 from mailapp.models import Delivery, Message, Unheard
-from mailapp.pickup import Pickup
+from mailapp.pickup import Pickup, reasons
 from mailapp.routing import accepts, from_queue, route, route_like
 
 RAW = b"From: reader@client.test\nSubject: Hello\n\nHello you.\n"
@@ -46,10 +46,10 @@ def take_all(maildir: Maildir, **options) -> Pickup:
 
 def aside(maildir: Maildir) -> dict[str, str]:
     """The reason for each file that was put aside."""
-    lines = (maildir.path / ".errors" / "reasons.txt").read_text().splitlines()
-    reasons = dict(line.split(" ", 2)[2].split(": ", 1) for line in lines)
-    assert sorted(reasons) == sorted(files(maildir.subfolder("errors")))
-    return reasons
+    errors = maildir.subfolder("errors")
+    why = reasons(errors)
+    assert sorted(why) == sorted(files(errors))
+    return why
 
 
 def files(maildir: Maildir) -> list[str]:
