@@ -23,7 +23,7 @@ with PidFile(Path(sys.argv[1])).held() as lock:
     print("held", flush=True)
     sys.stdin.read()
 """
-# As `HOLD`, with a child that lives until its own input ends, and says its id.
+# As `HOLD`, with a child that lives until the input of both ends.
 HOLD_WITH_CHILD = """
 import subprocess, sys
 from pathlib import Path
@@ -155,17 +155,20 @@ def test_children_of_a_killed_process_are_waited_for(pid_file, parent, together)
     parent.kill()
     assert not pid_file.is_over(None)
 
+    assert parent.process.stdin is not None
+    input_of_child = parent.process.stdin
+
     def take() -> bool:
         with pid_file.held():
-            return pid_file.is_over(None)
+            return input_of_child.closed
 
     def end_the_child() -> None:
         wait_until(lambda: pid_file.pid() == os.getpid())  # it waits by now
-        assert parent.process.stdin is not None
-        parent.process.stdin.close()
+        input_of_child.close()
 
-    together(take, end_the_child)
+    had_ended, _ = together(take, end_the_child)
 
+    assert had_ended
     assert pid_file.is_over(None)
 
 
