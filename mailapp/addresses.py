@@ -97,6 +97,15 @@ def whole(text: str) -> str:
     return address
 
 
+def at_host(address: str, host: str) -> str:
+    """Return an address with a domain; a lone postmaster is the one at `host` (RFC 5321 4.1.1.3).
+
+    >>> at_host("Postmaster", "example.com"), at_host("ann@example.org", "example.com")
+    ('Postmaster@example.com', 'ann@example.org')
+    """
+    return address if "@" in address else f"{address}@{host}"
+
+
 def _take_unusual_path(text: str) -> tuple[str, str, int]:
     path = _PATH.match(text)
     if path is None or not path["local"].isprintable():

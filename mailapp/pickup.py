@@ -20,6 +20,7 @@ from pathlib import Path
 from django.db import Error, IntegrityError, connection, transaction
 from django.utils import timezone
 
+from mailapp.addresses import at_host
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.lifecycle import Life
@@ -136,7 +137,8 @@ class Pickup:
             raise _Unfit("no Return-Path on top of it says who sent it")
         if not choices:
             raise _Unfit("no X-Original-To, Envelope-To or Delivered-To on top says whom it is for")
-        return sender, choices
+        host = mail_settings().HOSTS[0]
+        return sender, [[at_host(each, host) for each in named] for named in choices]
 
     def _take(self, batch: Sequence[_Found]) -> None:
         """Store what is not stored yet, then have it gone from `new`, then drop the notes."""

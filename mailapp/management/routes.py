@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mailapp import dispatch, registry
-from mailapp.addresses import fold, split, whole
+from mailapp.addresses import at_host, fold, split, whole
 from mailapp.conf import mail_settings
 from mailapp.dispatch import Conversations, Plan
 from mailapp.errors import KeyUnknown, NotHandled
@@ -104,7 +104,8 @@ def explain(recipient: str, sender: str) -> Explanation:
 
     Raise BadAddress, or KeyUnknown when only the mail itself could tell.
     """
-    recipient, sender = whole(recipient), sender and whole(sender)
+    recipient = at_host(whole(recipient), mail_settings().HOSTS[0])
+    sender = sender and whole(sender)
     router = registry.current_router(max_age=0)
     refusal = Recipients(lambda: router).refusal(recipient)
     reply = (refusal or replies.RECIPIENT_OK).decode()

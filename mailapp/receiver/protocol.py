@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from aiosmtpd.smtp import SMTP
 
-from mailapp.addresses import fold, take_path
+from mailapp.addresses import at_host, take_path
 from mailapp.errors import BadAddress
 from mailapp.models import NewMail
 
@@ -274,8 +274,7 @@ class Dialogue(SMTP):
             raise Refused(replies.NULL_RECIPIENT)
         if not (transaction.utf8 or argument.isascii()):
             raise Refused(replies.NEEDS_SMTPUTF8)
-        if "@" not in recipient and fold(recipient) == "postmaster":  # RFC 5321 4.1.1.3
-            recipient = f"{recipient}@{self.settings.HOSTS[0]}"
+        recipient = at_host(recipient, self.settings.HOSTS[0])
         if transaction.accepted >= self.settings.MAX_RECIPIENTS:
             return self._put_off_recipient(transaction)
         if refusal := await self.listener.destination.refusal(recipient):

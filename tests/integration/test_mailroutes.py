@@ -199,6 +199,13 @@ def test_other_host_is_refused(handle):
     assert said.endswith("elsewhere.test is none of localhost.\nexit code 1\n")
 
 
+def test_postmaster_without_a_host_is_the_one_here_as_the_receiver_has_it(handle):
+    handle(START)
+
+    assert mailroutes("postmaster") == mailroutes("postmaster@localhost")
+    assert "Receiver: 250 2.1.5 Recipient OK" in mailroutes("postmaster")
+
+
 def test_recipient_that_accepts_does_not_know_is_refused(handle):
     @accepts
     def is_known(name, host):

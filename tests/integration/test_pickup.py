@@ -84,6 +84,16 @@ def test_mail_may_go_to_another_queue_and_to_another_recipient(maildir, work):
     assert (delivery.queue_id, delivery.recipient) == ("index", "news@localhost")
 
 
+def test_postmaster_without_a_host_is_the_one_here(maildir):
+    maildir.add(envelope_fields("reader@client.test", ["Postmaster"]) + RAW)
+    take_all(maildir)
+    maildir.add(FIELDS + RAW)
+    take_all(maildir, to=["postmaster"])
+
+    recipients = Delivery.objects.order_by("id").values_list("recipient", flat=True)
+    assert list(recipients) == ["Postmaster@localhost", "postmaster@localhost"]
+
+
 @pytest.mark.any_database
 @pytest.mark.parametrize(
     "fields",
