@@ -67,7 +67,16 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 
 
 class LogFile(WatchedFileHandler):
-    """A file that several processes write to, opened anew when it was moved, as logrotate does."""
+    """A file that several processes write to, opened anew when it was moved, as logrotate does.
+
+    A line that cannot be written is told of on standard error, and harms nobody.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the standard library opens a file outside of what it guards
+            self.handleError(record)
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailapp.logs import JsonFormatter, LineFormatter
+from mailapp.logs import JsonFormatter, LineFormatter, LogFile
 from tests.project import ROOT
 
 FORGERIES = ["\n", "\r\n", "\r", "\x0b", "\x85", "\u2028", "\x1b[2K\x1b[1G"]
@@ -126,3 +126,16 @@ def test_files_are_for_their_owner_and_opened_anew_when_they_were_moved(tmp_path
     }
     assert [line.split(": ")[-1] for line in done.stderr.splitlines()] == ["Left alone"]
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_log_that_cannot_be_opened_ends_nobody_and_goes_on_when_it_can(tmp_path: Path, capfd):
+    log = LogFile(tmp_path / "mail.log", delay=True)
+    (tmp_path / "mail.log").mkdir()
+
+    log.handle(record("Lost"))
+    (tmp_path / "mail.log").rmdir()
+    log.handle(record("Written"))
+    log.close()
+
+    assert "Lost" in capfd.readouterr().err
+    assert (tmp_path / "mail.log").read_text() == "Written\n"
