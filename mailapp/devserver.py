@@ -10,7 +10,8 @@ from django.contrib.staticfiles.handlers import StaticFilesHandler
 from django.core.servers.basehttp import WSGIServer, get_internal_wsgi_application
 from django.core.servers.basehttp import run as serve
 
-from mailapp.conf import Endpoint, mail_settings
+from mailapp.conf import mail_settings
+from mailapp.endpoints import Endpoint
 from mailapp.errors import PortTaken
 
 

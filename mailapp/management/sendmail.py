@@ -21,8 +21,9 @@ from typing import BinaryIO
 from django.core.exceptions import ImproperlyConfigured
 
 from mailapp import mime
-from mailapp.conf import Endpoint, MailSettings, mail_settings
+from mailapp.conf import MailSettings, mail_settings
 from mailapp.dialogue import DialogueFailed, Exit, Letter, Plan, Refused, Transcript, session
+from mailapp.endpoints import Endpoint
 from mailapp.errors import BadAddress
 
 from .submission import Submission, addresses_in, envelope_address, without_dot

@@ -17,8 +17,9 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from mailapp import mime
-from mailapp.conf import Endpoint, mail_settings
+from mailapp.conf import mail_settings
 from mailapp.dialogue import Letter, Login, Plan, Protocol, Stage
+from mailapp.endpoints import Endpoint
 
 _BODY = "This is a test message.\n"
 

@@ -18,7 +18,8 @@ from django.db import connection
 from django.test import override_settings
 
 from mailapp import dialogue
-from mailapp.conf import Endpoint, mail_settings
+from mailapp.conf import mail_settings
+from mailapp.endpoints import Endpoint
 from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Delivery, NewMail, Process
 from mailapp.models.delivery import Status

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailapp.conf import Endpoint
+from mailapp.endpoints import Endpoint
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from mailapp.conf import Endpoint
+from mailapp.endpoints import Endpoint
 from tests.integration.scripted_server import scripted_server
 from tests.postfix import Door, NoPostfix, Postfix, own_postfix, smtp_to
 from tests.waiting import wait_until
