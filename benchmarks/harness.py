@@ -10,63 +10,57 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from mailapp.children import Running
 from tests import postgres
+from tests.project import Databases
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 3
+SETTINGS = "benchmarks.settings"
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """Where databases are made: SQLite files, or a PostgreSQL."""
 
     name: str
+    databases: Databases
     url: str = ""
-
-    @contextlib.contextmanager
-    def fresh(self, folder: Path) -> Iterator[str]:
-        """Yield the URL of an empty database, which is gone afterwards."""
-        if not self.url:
-            yield f"sqlite:///{folder}/mail.sqlite3"
-            return
-        name = f"benchmark_{uuid.uuid4().hex}"
-        self._execute(f'CREATE DATABASE "{name}"')
-        try:
-            yield urlsplit(self.url)._replace(path=f"/{name}").geturl()
-        finally:
-            self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-    def _execute(self, statement: str) -> None:
-        import psycopg
-
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(statement.encode())
 
 
 @contextlib.contextmanager
 def database_servers(url: str | None) -> Iterator[list[Server]]:
     """Yield the server that `url` names, else SQLite and, where one can be had, a PostgreSQL."""
-    if url:
-        on_sqlite = url.startswith("sqlite")
-        yield [Server("SQLite") if on_sqlite else Server("PostgreSQL", url)]
-        return
     with contextlib.ExitStack() as stack:
-        servers = [Server("SQLite")]
+        if url and not url.startswith("sqlite"):
+            yield [stack.enter_context(_server("PostgreSQL", url))]
+            return
+        servers = [stack.enter_context(_server("SQLite"))]
         try:
-            if importlib.util.find_spec("psycopg") is None:
-                raise postgres.NoPostgres("psycopg is not installed")
-            servers.append(Server("PostgreSQL", stack.enter_context(postgres.server())))
+            if not url:
+                started = stack.enter_context(_postgres())
+                servers.append(stack.enter_context(_server("PostgreSQL", started)))
         except postgres.NoPostgres as reason:
             print(f"Without PostgreSQL: {reason}.")
         yield servers
+
+
+@contextlib.contextmanager
+def _server(name: str, url: str = "") -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="mail-bench-") as folder:
+        environment = {"DJANGO_SETTINGS_MODULE": SETTINGS, "RUN_DIR": folder}
+        with contextlib.closing(Databases(Path(folder), url, **environment)) as databases:
+            yield Server(name, databases, url)
+
+
+def _postgres() -> contextlib.AbstractContextManager[str]:
+    if importlib.util.find_spec("psycopg") is None:
+        raise postgres.NoPostgres("psycopg is not installed")
+    return postgres.server()
 
 
 class Program(NamedTuple):
@@ -120,20 +114,18 @@ def installation(server: Server, **environment: str) -> Iterator[Installation]:
     """Make an installation on a migrated database; all of it is gone afterwards."""
     with (
         tempfile.TemporaryDirectory(prefix="mail-bench-") as name,
-        server.fresh(Path(name)) as url,
+        server.databases.fresh() as url,
     ):
-        made = Installation(
+        yield Installation(
             Path(name),
             {
-                "DJANGO_SETTINGS_MODULE": "benchmarks.settings",
+                "DJANGO_SETTINGS_MODULE": SETTINGS,
                 "DATABASE_URL": url,
                 "RUN_DIR": name,
                 "MAIL_RECEIVER": "127.0.0.1:0",
                 **environment,
             },
         )
-        made.run("manage.py", "migrate", "--verbosity=0")
-        yield made
 
 
 @contextlib.contextmanager

@@ -31,12 +31,15 @@ Row = TypeVar("Row", bound=models.Model)
 class Databases:
     """Makes databases for projects: each a copy of one that is migrated once."""
 
-    def __init__(self, folder: Path, server: str) -> None:
-        """`server` is the URL of a PostgreSQL database; empty: SQLite files in `folder`."""
+    def __init__(self, folder: Path, server: str, **environment: str) -> None:
+        """`server` is the URL of a PostgreSQL database; empty: SQLite files in `folder`.
+
+        The migrations are those of the settings that the `environment` names.
+        """
         self._folder = folder
         self._server = server
         self._template = self._empty()
-        _manage(["migrate", "--verbosity=0"], {"DATABASE_URL": self._template})
+        _manage(["migrate", "--verbosity=0"], environment | {"DATABASE_URL": self._template})
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[str]:

@@ -5,25 +5,28 @@ import re
 import socket
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS
 from benchmarks.footprint import PEAK, PROC, megabytes, tree
 from tests.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     *("--seconds=0.01", "--backlog=20", "--stored=1000", "--old=200"),
-    *("--large=2", "--idle=50", "--alone=2"),
+    *("--large=2", "--idle=50", "--alone=2", "--posted=20"),
 ]
 WITHOUT_SALMON = {**os.environ, "PIP_NO_INDEX": "1"}
 
 
-def bench(name: str, url: str) -> str:
-    """Run one benchmark, as short as can be, and return what it prints."""
+def bench(*names: str, url: str) -> str:
+    """Run benchmarks, as short as can be, and return what they print."""
+    chosen = [f"--only={name}" for name in names]
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "--database", url, "--only", name, *TINY],
+        [sys.executable, "-m", "benchmarks", "--database", url, *chosen, *TINY],
         cwd=ROOT,
         env=WITHOUT_SALMON,
         stdout=subprocess.PIPE,
@@ -46,23 +49,26 @@ def figures(row: str, printed: str) -> list[float]:
     return [float(figure) for figure in found[1].split() if figure != "-"]
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        ("receiving", ["kept connections, 4 kB", "a connection each, 4 kB"]),
-        ("receivers", ["SQLite, kept connections, 4 kB", "SQLite, a connection each, 4 kB"]),
-        ("stored", ["SQLite"]),
-        ("memory", ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"]),
-        ("conversations", ["SQLite, five sessions", "SQLite, twenty sessions"]),
-        ("waking", ["from the final dot.*", "the same.*"]),
-        ("cleaning", ["SQLite, nothing else", "SQLite, removing"]),
-        ("backlog", ["state and answer, by hand", "one worker to by hand"]),
-    ],
-)
-def test_each_benchmark_prints_its_figures(name, rows):
-    printed = bench(name, "sqlite://")
+#: Some of what each prints on SQLite; together they share one migrated database.
+ROWS = {
+    "receiving": ["kept connections, 4 kB", "a connection each, 4 kB"],
+    "receivers": ["SQLite, kept connections, 4 kB", "SQLite, a connection each, 4 kB"],
+    "stored": ["SQLite"],
+    "memory": ["2 messages of 25 MB at once.*", "a new transaction meanwhile.*"],
+    "conversations": ["SQLite, five sessions", "SQLite, twenty sessions"],
+    "waking": ["from the final dot.*", "the same.*"],
+    "backlog": ["state and answer, by hand", "one worker to by hand"],
+    "sending": ["single mails, messages per second", "a post to a list, messages per second"],
+    "cleaning": ["SQLite, nothing else", "SQLite, removing"],
+    "engines": [],  # of PostgreSQL
+}
 
-    for row in rows:
+
+def test_each_benchmark_prints_its_figures():
+    printed = bench(*BENCHMARKS, url="sqlite://")
+
+    assert ROWS.keys() == BENCHMARKS.keys()
+    for row in chain.from_iterable(ROWS.values()):
         assert all(figure > 0 for figure in figures(row, printed)), printed
 
 
@@ -72,7 +78,7 @@ def test_celery_is_held_against_a_worker_of_ours(db):
     if connection.vendor == "sqlite":
         pytest.skip("of PostgreSQL")
 
-    printed = bench("engines", os.environ["DATABASE_URL"])
+    printed = bench("engines", url=os.environ["DATABASE_URL"])
 
     local, celery, _, _ = figures("PostgreSQL", printed)
     assert local > 0
