@@ -35,22 +35,26 @@ def is_wanted() -> bool:
 
 
 @contextlib.contextmanager
-def watching(act: Callable[[], object]) -> Iterator[None]:
-    """Within the body, call `act`, in a thread, after each change that leaves code to be loaded."""
+def watching(act: Callable[[], object], since: float) -> Iterator[None]:
+    """Within the body, call `act`, in a thread, after each change that leaves code to be loaded.
+
+    `since` is a moment before any of it was loaded (Unix time).
+    """
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(act, ended), name="autoreload", daemon=True).start()
+    arguments = (act, ended, since)
+    threading.Thread(target=_watch, args=arguments, name="autoreload", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
 
 
-def _watch(act: Callable[[], object], ended: threading.Event) -> None:
+def _watch(act: Callable[[], object], ended: threading.Event, since: float) -> None:
     watched = autoreload.StatReloader()
     autoreload.autoreload_started.send(sender=watched)  # Django adds the folders of templates
     for path in _folders_of_apps():
         watched.watch_dir(path, "**/*.py")
-    looked_at, before = time.time(), dict(watched.snapshot_files())
+    looked_at, before = since, dict[Path, float]()
     while not ended.wait(_LOOK_SECONDS):
         began, now = time.time(), dict(watched.snapshot_files())
         if changed := changes(before, now, looked_at):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from mailapp import autoreload
 from mailapp.autoreload import changes
+from tests.waiting import DEADLINE
 
 OLD, NEW = Path("old.py"), Path("new.py")
 
@@ -42,3 +46,15 @@ def test_code_is_not_loaded_anew_by_others_workers_or_when_it_is_switched_off(se
     settings.MAIL = {**settings.MAIL, **changes}
 
     assert not autoreload.is_wanted()
+
+
+def test_change_while_all_of_it_starts_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "lamson_project.settings")
+    monkeypatch.syspath_prepend(tmp_path)
+    began = time.time() - 1  # the clock of files is not as fine
+    (tmp_path / "written_late.py").write_text("")
+    importlib.import_module("written_late")
+    noticed = threading.Event()
+
+    with autoreload.watching(noticed.set, since=began):
+        assert noticed.wait(DEADLINE)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -84,6 +85,7 @@ class Command(BaseCommand):
             _PARTS[part](on_ready)
 
     def _run_all(self, ready_fd: int | None) -> None:
+        began = time.time()
         announce = self._announce if ready_fd is None else partial(_announce_to, ready_fd)
         with PidFile.of_runmail().held() as lock, contextlib.ExitStack() as until_the_end:
             check()
@@ -91,7 +93,7 @@ class Command(BaseCommand):
             def on_ready(ready: Mapping[str, str]) -> None:
                 announce(ready)
                 if autoreload.is_wanted():
-                    until_the_end.enter_context(autoreload.watching(supervisor.renew))
+                    until_the_end.enter_context(autoreload.watching(supervisor.renew, since=began))
 
             supervisor = Supervisor(["runmail", "--only"], _wanted(), on_ready, keep=[lock])
             supervisor.run()
