@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -142,6 +143,7 @@ class Project:
             **environment,
         }
         self._programs: list[Program] = []
+        self._numbers = itertools.count()  # of their logs, also when they start at the same time
         self._alias = f"project-{uuid.uuid4().hex}"
         database = {**connections.settings["default"], **dj_database_url.parse(database_url)}
         connections.settings[self._alias] = database
@@ -159,7 +161,7 @@ class Project:
 
     def start(self, *arguments: str, until: str, script: str = "manage.py") -> Program:
         """Run a command in the background; return once it has printed `until`."""
-        log = self.folder / f"{len(self._programs)}-{arguments[0]}.log"
+        log = self.folder / f"{next(self._numbers)}-{arguments[0]}.log"
         program = Program([script, *arguments], self.environment, log)
         self._programs.append(program)
         program.wait_for(until)
