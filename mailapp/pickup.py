@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mailapp.addresses import at_host
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.lifecycle import Life
+from mailapp.logs import escaped
 from mailapp.mailboxes import as_received
 from mailapp.maildir import Maildir, open_plain, read_recipients, read_sender
 from mailapp.mime import visible
@@ -159,8 +160,8 @@ class Pickup:
         """Move a file, or whatever it is, to the subfolder `errors`, as it is."""
         errors = self.maildir.subfolder(ERRORS)
         aside = errors.free_place(path.name)
-        with (errors.path / REASONS).open("a") as reasons:
-            reasons.write(f"{timezone.now():%Y-%m-%d %H:%M:%S} {visible(aside.name)}: {why}\n")
+        with (errors.path / REASONS).open("a", encoding="utf-8") as file:
+            file.write(f"{timezone.now():%Y-%m-%d %H:%M:%S} {_key(aside.name)}: {why}\n")
         with contextlib.suppress(FileNotFoundError):
             path.rename(aside)
             sync_folder(aside.parent)
@@ -168,14 +169,23 @@ class Pickup:
             logger.warning("%s is put aside: %s", visible(path.name), why)
 
 
-def reasons(maildir: Maildir) -> dict[str, str]:
-    """Why each file in a subfolder `errors` is there, by its name; of another Maildir, nothing."""
+def reasons(maildir: Maildir) -> Callable[[str], str]:
+    """Return what tells by its name or key why a mail is in a subfolder `errors`.
+
+    Of another Maildir it tells nothing.
+    """
     try:
-        lines = (maildir.path / REASONS).read_text(errors="replace").splitlines()
+        lines = (maildir.path / REASONS).read_text("utf-8", "replace").split("\n")
     except FileNotFoundError:
-        return {}
+        return lambda name: ""
     stamped = (line.partition(" ")[2].partition(" ")[2] for line in lines)
-    return {name: why for name, _, why in (line.partition(": ") for line in stamped)}
+    known = {key: why for key, _, why in (line.partition(": ") for line in stamped)}
+    return lambda name: known.get(_key(name), "")
+
+
+def _key(name: str) -> str:
+    """What a reader does not change of a file's name, on one line and without a colon."""
+    return escaped(name.partition(":")[0])
 
 
 def _chosen(choices: Sequence[Sequence[str]], recipients: Recipients) -> tuple[Sequence[str], str]:

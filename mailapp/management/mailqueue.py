@@ -182,7 +182,7 @@ class MaildirQueue:
         why = reasons(self.maildir)
         for key, path in self._paths():
             with contextlib.suppress(FileNotFoundError):
-                yield _entry_of_file(key, path, why.get(path.name, ""))
+                yield _entry_of_file(key, path, why(key))
 
     def _paths(self) -> Iterator[tuple[str, Path]]:
         for key in self.maildir.in_order():
@@ -191,7 +191,7 @@ class MaildirQueue:
 
     def entry(self, key: str) -> Entry:
         path = self._path(key)
-        return _entry_of_file(key, path, reasons(self.maildir).get(path.name, ""))
+        return _entry_of_file(key, path, reasons(self.maildir)(key))
 
     def content(self, key: str) -> Iterator[bytes]:
         with open_plain(self._path(key)) as file:

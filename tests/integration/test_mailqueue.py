@@ -293,6 +293,22 @@ def test_why_a_mail_was_put_aside_is_told(mailqueue, maildir, path, handle):
 
 
 @pytest.mark.any_database
+def test_mail_in_a_file_named_anyhow_is_one_line_and_can_be_got_by_its_key(
+    mailqueue, maildir, path
+):
+    key = "a\nb \udcff"
+    (maildir.path / "new" / key).write_bytes(RAW)
+
+    [line] = mailqueue("list", path).decode().splitlines()
+
+    assert line.startswith("a\\nb \\udcff  new  ")
+    assert mailqueue("keys", path) == b"a\nb \xff\n"
+    assert "a\\nb" in mailqueue("show", path, key).decode()
+    assert mailqueue("get", path, key) == RAW
+    assert json.loads(mailqueue("keys", path, "--json")) == [key]
+
+
+@pytest.mark.any_database
 def test_what_cannot_be_read_does_not_stop_the_list(mailqueue, maildir, path, tmp_path):
     key = maildir.add(RAW)
     (maildir.path / "new" / "link").symlink_to(tmp_path / "elsewhere")

@@ -16,6 +16,7 @@ from mailapp.pickup import Pickup, reasons
 from mailapp.routing import accepts, from_queue, route, route_like
 
 RAW = b"From: reader@client.test\nSubject: Hello\n\nHello you.\n"
+NO_SENDER = "no Return-Path on top of it says who sent it"
 FIELDS = envelope_fields("Reader@client.test", ["news@localhost"])
 
 pytestmark = pytest.mark.django_db
@@ -48,8 +49,7 @@ def aside(maildir: Maildir) -> dict[str, str]:
     """The reason for each file that was put aside."""
     errors = maildir.subfolder("errors")
     why = reasons(errors)
-    assert sorted(why) == sorted(files(errors))
-    return why
+    return {name: why(name) for name in files(errors)}
 
 
 def files(maildir: Maildir) -> list[str]:
@@ -211,7 +211,19 @@ def test_what_is_put_aside_takes_nobodys_place(maildir):
 
     put_aside = [path.read_bytes() for path in (maildir.path / ".errors" / "new").iterdir()]
     assert sorted(put_aside) == [b"Subject: one\n\n", b"Subject: two\n\n"]
-    assert len(aside(maildir)) == 2
+    assert list(aside(maildir).values()) == 2 * [NO_SENDER]
+
+
+@pytest.mark.any_database
+@pytest.mark.parametrize("name", ["a\nb", "a\x85b", "a\udcffb", "a: b:2,S", "\u202eab"])
+def test_reason_is_one_line_and_told_whatever_the_name_of_the_file(maildir, name):
+    (maildir.path / "new" / name).write_bytes(RAW)
+
+    take_all(maildir)
+
+    assert aside(maildir) == {name: NO_SENDER}
+    [line] = (maildir.path / ".errors" / "reasons.txt").read_text().splitlines()
+    assert line.isprintable()
 
 
 def test_mail_that_only_some_may_get_is_stored_for_these_and_put_aside_too(maildir):

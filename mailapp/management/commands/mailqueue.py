@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from django.db import OperationalError
 
 from mailapp import mime
 from mailapp.errors import MailError
+from mailapp.logs import escaped
 from mailapp.management.mailqueue import Entry, Place, place_of
 from mailapp.management.starting import database_away
 from mailapp.management.targets import queue_or_maildir
@@ -77,21 +79,26 @@ class Command(BaseCommand):
             raise database_away(error) from error
 
     def _list(self, place: Place, *, json: bool, **options: Any) -> None:
-        entries = place.entries()
-        self._write_each(map(_as_json, entries) if json else _lines(entries), json=json)
+        if json:
+            self._write_array(map(_as_json, place.entries()))
+            return
+        for line in _lines(place.entries()):
+            self.stdout.write(line)
 
     def _keys(self, place: Place, *, json: bool, **options: Any) -> None:
-        self._write_each(map(_dumped, place.keys()) if json else place.keys(), json=json)
-
-    def _write_each(self, lines: Iterable[str], *, json: bool) -> None:
-        """Write lines, or the elements of a JSON array, as they come, however many there are."""
-        if not json:
-            for line in lines:
-                self.stdout.write(line)
+        if json:
+            self._write_array(map(_dumped, place.keys()))
             return
+        keys = place.keys()
+        for key in keys:  # as the shell gives it back to us, be it text or not
+            sys.stdout.buffer.write(os.fsencode(key) + b"\n")
+        sys.stdout.buffer.flush()
+
+    def _write_array(self, elements: Iterable[str]) -> None:
+        """Write a JSON array as its elements come, however many there are."""
         begin = "["
-        for line in lines:
-            self.stdout.write(f"{begin}{line}", ending="")
+        for element in elements:
+            self.stdout.write(f"{begin}{element}", ending="")
             begin = ",\n "
         self.stdout.write("[]" if begin == "[" else "]")
 
@@ -164,7 +171,8 @@ def _is_wanted(question: str) -> bool:
 
 def _lines(entries: Iterable[Entry]) -> Iterator[str]:
     for entry in entries:
-        line = f"{entry.key}  {entry.status}  {entry.arrived}  {_sender(entry)} -> "
+        key = escaped(entry.key)  # of a file, which may be named anyhow
+        line = f"{key}  {entry.status}  {entry.arrived}  {_sender(entry)} -> "
         yield visible(f"{line}{', '.join(entry.recipients) or '?'}  {entry.subject}")
         if entry.reply:
             yield visible(f"    {mime.one_line(entry.reply)}")
@@ -176,7 +184,7 @@ def _sender(entry: Entry) -> str:
 
 def _page(entry: Entry, raw: bytes) -> Iterator[str]:
     """The delivery, the head and the text of a mail, with nothing in it that hides or reorders."""
-    facts = {"Key": entry.key, "Status": entry.status, "Arrived": entry.arrived}
+    facts = {"Key": escaped(entry.key), "Status": entry.status, "Arrived": entry.arrived}
     facts |= {"Size": f"{entry.size} octets", "Sender": _sender(entry)}
     facts |= {"Recipient": ", ".join(entry.recipients), "Last reply": entry.reply}
     yield from (f"{name + ':':<12}{visible(value)}" for name, value in facts.items() if value)
