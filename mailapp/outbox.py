@@ -6,23 +6,63 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
+from django.db import connection
+
 from mailapp import signing, wakeup
 from mailapp.addresses import fold, whole
 from mailapp.errors import BadAddress, NoSuchQueue
 from mailapp.models import OUTGOING, Answer, Delivery, Message, NewMail, Queue
 
 
+class _Posted:
+    """A mail or a delivery of a handler, and whether the transaction it is of was committed.
+
+    Django calls it on the commit, and forgets it when the transaction, or a savepoint that it was
+    posted in, is rolled back.
+    """
+
+    def __init__(self, what: NewMail | Delivery) -> None:
+        self.what = what
+        self.is_committed = False
+        if connection.in_atomic_block:
+            connection.on_commit(self)
+        else:
+            self()
+
+    def __call__(self) -> None:
+        self.is_committed = True
+
+
 class Collected:
-    """The mail of one run of a handler, until it is stored with the state."""
+    """The mail of one run of a handler, until it is stored with the state.
+
+    What the handler itself rolls back, by an `atomic()` of its own, is not among it.
+    """
 
     def __init__(self, cause: int | None = None) -> None:
         self.cause = cause  #: id of the Delivery that the handler works on
-        self.mails: list[NewMail] = []
-        self.deliveries: list[Delivery] = []
+        self._posted: list[_Posted] = []
+
+    def keep(self, what: NewMail | Delivery) -> None:
+        """Keep it as long as the current transaction, or savepoint, is not rolled back."""
+        self._posted.append(_Posted(what))
 
     def add(self, other: Collected) -> None:
-        self.mails += other.mails
-        self.deliveries += other.deliveries
+        self._posted += other._posted
+
+    @property
+    def mails(self) -> list[NewMail]:
+        return [what for what in self._standing() if isinstance(what, NewMail)]
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        return [what for what in self._standing() if isinstance(what, Delivery)]
+
+    def _standing(self) -> Iterator[NewMail | Delivery]:
+        waiting = {id(hook) for _, hook, _ in connection.run_on_commit}
+        for posted in self._posted:
+            if posted.is_committed or id(posted) in waiting:
+                yield posted.what
 
 
 _collected: ContextVar[Collected | None] = ContextVar("collected", default=None)
@@ -61,7 +101,7 @@ def post(
     mail = NewMail(
         raw=signing.signed(raw) if sign else raw,
         sender=_checked(sender) if sender else "",
-        recipients=[_checked(recipient) for recipient in recipients],
+        recipients=list(dict.fromkeys(map(_checked, recipients))),
         queue=OUTGOING,
         cause=collected.cause if collected else cause,
         verp=verp or bool(list_address),
@@ -72,7 +112,7 @@ def post(
     if collected is None:
         _store([mail], [])
     else:
-        collected.mails.append(mail)
+        collected.keep(mail)
 
 
 def _checked(address: str) -> str:
@@ -98,7 +138,7 @@ def pass_on(delivery: Delivery, queue: str) -> None:
     if collected is None:
         _store([], [again])
     else:
-        collected.deliveries.append(again)
+        collected.keep(again)
 
 
 def store(collected: Collected) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 from email.message import EmailMessage as ParsedMessage
@@ -13,6 +14,7 @@ from django.db import transaction
 from mailapp.backends import OutboxBackend
 from mailapp.errors import BadAddress
 from mailapp.models import OUTGOING, Delivery, Message
+from mailapp.routing import route, stateless
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("outbox_backend")]
 
@@ -92,6 +94,27 @@ def test_several_mails_are_stored_all_or_none(bad):
         OutboxBackend().send_messages(mails)
 
     assert not Message.objects.exists()
+
+
+def test_several_mails_of_a_handler_are_sent_all_or_none(handle, work, message):
+    mails = [
+        EmailMessage("Hello", "", "you@localhost", [recipient])
+        for recipient in ("good@client.test", "no address")
+    ]
+
+    @stateless
+    @route("you@(host)")
+    def SEND(message, host):
+        with contextlib.suppress(BadAddress, ValueError):
+            OutboxBackend().send_messages(mails)
+
+    handle(SEND)
+    message(recipients=["you@localhost"])
+
+    work()
+
+    assert recipients() == set()
+    assert Delivery.objects.get().status == Delivery.Status.DONE
 
 
 def test_sender_that_is_no_address_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from django.db import transaction
 
@@ -102,6 +104,14 @@ def test_recipient_is_stored_as_smtp_will_say_it(address, stored):
 
 
 @pytest.mark.django_db
+def test_who_is_named_twice_gets_a_mail_once():
+    post("reader@client.test", "reader@Client.TEST", "Reader@client.test")
+
+    stored = Delivery.objects.order_by("id").values_list("recipient", flat=True)
+    assert list(stored) == ["reader@client.test", "Reader@client.test"]
+
+
+@pytest.mark.django_db
 def test_null_sender_may_write():
     post("reader@client.test", sender="")
 
@@ -133,6 +143,29 @@ def test_what_a_handler_posts_waits_for_its_state(delivery):
     assert not stored_within
     assert Delivery.objects.filter(queue__in=["slow", OUTGOING]).count() == 2
     assert Message.objects.get(protocol="").cause == cause
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("around", [transaction.atomic, contextlib.nullcontext])
+def test_what_a_handler_rolls_back_by_itself_is_not_sent(delivery, around):
+    cause = delivery()
+    Queue.objects.create(name="slow")
+
+    with around():
+        with outbox.collecting(cause.pk) as collected:
+            post("before@client.test")
+            with contextlib.suppress(LookupError), transaction.atomic():
+                post("undone@client.test")
+                outbox.pass_on(cause, "slow")
+                raise LookupError
+            with transaction.atomic():
+                post("after@client.test")
+        outbox.store(collected)
+
+    assert {each.recipient for each in Delivery.objects.exclude(pk=cause.pk)} == {
+        "before@client.test",
+        "after@client.test",
+    }
 
 
 @pytest.mark.django_db
