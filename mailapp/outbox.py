@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from django.db import connection
 
@@ -59,7 +60,8 @@ class Collected:
         return [what for what in self._standing() if isinstance(what, Delivery)]
 
     def _standing(self) -> Iterator[NewMail | Delivery]:
-        waiting = {id(hook) for _, hook, _ in connection.run_on_commit}
+        hooks: list[Any] = connection.run_on_commit  # of which the stubs know another form
+        waiting = {id(hook) for _, hook, _ in hooks}
         for posted in self._posted:
             if posted.is_committed or id(posted) in waiting:
                 yield posted.what
