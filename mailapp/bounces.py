@@ -117,29 +117,26 @@ def _parts(message: email.message.Message) -> Iterator[email.message.Message]:
     while waiting:
         part = waiting.pop()
         kind = part.get_content_type()
-        inner = part.get_payload()
-        if isinstance(inner, list) and (
-            kind.startswith("multipart/") or (wrapped and _wraps_a_report(part))
-        ):
-            waiting += reversed(inner)  # type: ignore[arg-type]
+        inner = mime.parts_of(part)
+        if inner and (kind.startswith("multipart/") or (wrapped and _wraps_a_report(part))):
+            waiting += reversed(inner)
         else:
             yield part
 
 
 def _wraps_a_report(part: email.message.Message) -> bool:
-    inner = part.get_payload()
-    return part.get_content_type() == "message/rfc822" and mime.is_report(inner[0])  # type: ignore[index,arg-type]
+    return part.get_content_type() == "message/rfc822" and mime.is_report(mime.parts_of(part)[0])
 
 
 def _blocks(part: email.message.Message) -> Iterator[email.message.Message]:
     """Yield the groups of fields of a status part."""
-    kind, inner = part.get_content_type(), part.get_payload()
-    if kind not in _STATUS_TYPES or not isinstance(inner, list):
+    kind = part.get_content_type()
+    if kind not in _STATUS_TYPES:
         return
-    for block in inner:
-        yield block  # type: ignore[misc]
+    for block in mime.parts_of(part):
+        yield block
         if kind == "message/global-delivery-status":  # the standard library splits only the other
-            yield from map(mime.parse, re.split(rb"\n\r?\n", mime.content(block)))  # type: ignore[arg-type]
+            yield from map(mime.parse, re.split(rb"\n\r?\n", mime.content(block)))
 
 
 def _report(block: email.message.Message) -> Report | None:
@@ -190,8 +187,8 @@ def _character(found: re.Match[str]) -> str:
 def _message_id(parts: list[email.message.Message]) -> str:
     for part in parts:
         if part.get_content_type() in _RETURNED_TYPES:
-            inner = part.get_payload()
-            returned = inner[0] if isinstance(inner, list) else mime.parse(mime.content(part))
-            if found := mime.header(returned, "Message-ID"):  # type: ignore[arg-type]
+            inner = mime.parts_of(part)
+            returned = inner[0] if inner else mime.parse(mime.content(part))
+            if found := mime.header(returned, "Message-ID"):
                 return found
     return ""

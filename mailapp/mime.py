@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import copy
 import email.message
 import email.parser
 import email.utils
@@ -48,12 +49,12 @@ def head_columns(raw: bytes) -> HeadColumns:
     )
 
 
-def head(raw: bytes) -> bytes:
-    """Return the header section of a mail, of which the first 64 kB."""
+def head(raw: bytes, limit: int = _HEAD_LIMIT) -> bytes:
+    """Return the header section of a mail, of which the first 64 kB, or so many octets."""
     if raw.startswith((b"\n", b"\r\n")):
         return b""
-    ends = [raw.find(blank, 0, _HEAD_LIMIT) for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n")]
-    return raw[: min((end for end in ends if end >= 0), default=_HEAD_LIMIT)]
+    ends = [raw.find(blank, 0, limit) for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n")]
+    return raw[: min((end for end in ends if end >= 0), default=limit)]
 
 
 # Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.
@@ -225,13 +226,17 @@ def parts(message: email.message.Message) -> Iterator[email.message.Message]:
     waiting = [message]
     while waiting:
         part = waiting.pop()
-        inner = part.get_payload()
-        if isinstance(inner, list) and (
-            part is message or part.get_content_maintype() != "message"
-        ):
-            waiting += reversed(inner)  # type: ignore[arg-type]
+        inner = parts_of(part)
+        if inner and (part is message or part.get_content_maintype() != "message"):
+            waiting += reversed(inner)
         else:
             yield part
+
+
+def parts_of(part: email.message.Message) -> list[email.message.Message]:
+    """Return the parts that a part is made of; none of one that holds octets."""
+    # Not asked for octets, which the library would decode with whatever charset is named.
+    return part.get_payload() if part.is_multipart() else []  # type: ignore[return-value]
 
 
 def is_attached(part: email.message.Message) -> bool:
@@ -253,14 +258,15 @@ def filename_of(part: email.message.Message) -> str:
 
 def content(part: email.message.Message) -> bytes:
     """Return what a part holds, its transfer encoding undone; never raises."""
-    inner = part.get_payload()
-    if isinstance(inner, list):
-        return b"\r\n".join(_flat(each) for each in inner)  # type: ignore[arg-type]
+    if part.is_multipart():
+        return b"\r\n".join(map(_flat, parts_of(part)))
     try:
         octets = part.get_payload(decode=True)
     except Exception:  # of an encoding that the library cannot read
-        octets = None
-    return octets if isinstance(octets, bytes) else _as_bytes(inner)
+        plain = copy.copy(part)
+        del plain["Content-Transfer-Encoding"]
+        octets = plain.get_payload(decode=True)
+    return octets if isinstance(octets, bytes) else _as_bytes(octets)
 
 
 def _flat(message: email.message.Message) -> bytes:
@@ -401,9 +407,18 @@ def mailboxes(value: str) -> list[tuple[str, str]]:
     return [(decoded(name), address) for name, address in found]
 
 
+def authors(message: email.message.Message) -> list[str]:
+    """Return the address of each mailbox of each From field; "" for one that cannot be read."""
+    fields = (str(value) for name, value in message.raw_items() if name.lower() == "from")
+    return [address for field in fields for _, address in mailboxes(field)]
+
+
 def message_ids(value: str) -> list[str]:
-    """Return the well-formed ones of the ids in a Message-ID or References field."""
-    return re.findall(r"<[!-;=?-~]{1,250}>", value)
+    """Return the well-formed ones of the ids in a Message-ID or References field.
+
+    One that some programs would decode as a word of RFC 2047 is none of them.
+    """
+    return [each for each in re.findall(r"<[!-;=?-~]{1,250}>", value) if "=?" not in each]
 
 
 # Mail that we compose.
@@ -433,6 +448,19 @@ def _fits(folded: bytes) -> bool:
 _WITH_ADDRESSES = {"from", "sender", "to", "cc", "reply-to"}
 
 
+def _spelt_out(name: str, value: str) -> str:
+    """Return a text as a field holds it; what looks like words of RFC 2047 is no such words.
+
+    Decoded by whoever reads it, it could become anything: line ends, too.
+    """
+    return _in_words(name, value) if _seems_encoded(name, value) else value
+
+
+def _seems_encoded(name: str, value: str) -> bool:
+    """Say whether a text could be taken for words; those of names in addresses are meant so."""
+    return "=?" in value and name.lower() not in _WITH_ADDRESSES
+
+
 def _in_words(name: str, value: str) -> str:
     """Write a field in words of RFC 2047, since it has one of its own that fits on no line."""
     if name.lower() not in _WITH_ADDRESSES:
@@ -460,6 +488,7 @@ def compose(fields: Mapping[str, str], text: str, html: str = "") -> bytes:
 
     Not by way of Django, whose mails from 6.0 on know addresses, and refuse some or fold them away.
     """
+    fields = {name: _spelt_out(name, value) for name, value in fields.items()}
     return (None if html else plain_to_bytes(fields, text)) or composed(fields, text, html)
 
 
@@ -495,6 +524,7 @@ def composed(fields: Mapping[str, str], text: str, html: str) -> bytes:
 
 
 def _text_part(text: str, subtype: str) -> email.message.Message:
+    text = text.encode(errors="replace").decode()  # there may be halves of surrogate pairs
     part = MIMENonMultipart("text", subtype, charset="utf-8")
     part.set_payload(text, _QUOTED if _has_long_lines(text) else _AS_IT_IS)
     return part
@@ -513,7 +543,7 @@ def named(name: str, address: str) -> str:
     """Write a mailbox as a header field holds it, whatever its name is."""
     if not name:
         return _in_ascii(address)
-    if not name.isascii():
+    if not name.isascii() or "=?" in name:
         return f"{Header(name, 'utf-8').encode()} <{_in_ascii(address)}>"
     quoted = re.sub(r'([\\"])', r"\\\1", name)
     return f'"{quoted}" <{_in_ascii(address)}>'
@@ -560,16 +590,16 @@ def without_fields(names: Sequence[str], raw: bytes) -> bytes:
     >>> without_fields(["From"], b"from: you\r\n folded\r\nTo: me\r\n\r\nFrom: here\r\n")
     b'To: me\r\n\r\nFrom: here\r\n'
     """
-    if not names:
-        return raw
     field = rb"^(?:%b)[ \t]*:.*\n(?:[ \t].*\n)*" % "|".join(map(re.escape, names)).encode()
-    end = raw.find(b"\n", len(head(raw))) + 1 or len(raw)
-    return re.sub(field, b"", raw[:end], flags=re.IGNORECASE | re.MULTILINE) + raw[end:]
+    end = raw.find(b"\n", len(head(raw, len(raw)))) + 1 or len(raw)
+    left, removed = re.subn(field, b"", raw[:end], flags=re.IGNORECASE | re.MULTILINE)
+    return left + raw[end:] if removed else raw
 
 
 def _written(name: str, value: str) -> str:
     """Return a value as a header carries it: ASCII, on lines of at most 998 octets."""
-    header = Header(one_line(value), "ascii" if value.isascii() else "utf-8", header_name=name)
+    plain = value.isascii() and not _seems_encoded(name, value)
+    header = Header(one_line(value), "ascii" if plain else "utf-8", header_name=name)
     return header.encode(linesep="\r\n")
 
 

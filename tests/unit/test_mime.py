@@ -42,6 +42,7 @@ LINES = st.sampled_from(
             b"--b--",
         ],
         *[b"Content-Type: text/plain; charset=", b'Content-Type: text/html; charset="utf-16"'],
+        *[b"Content-Type: text/plain; charset=idna", b"Content-Type: text/plain; charset*=a''b"],
         *[b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: message/rfc822"],
         *[
             b"Content-Type: multipart/report; report-type=",
@@ -262,6 +263,15 @@ def test_body_is_decoded_with_the_charset_that_is_meant(charset, octets, text):
     raw = f"Content-Type: text/plain; charset={charset}\r\n\r\n".encode() + octets
 
     assert mime.text_of(mime.parse(raw)) == text
+
+
+@pytest.mark.parametrize(
+    "charset", ["charset=idna", 'charset="utf\0 8"', "charset*=utf-8''utf-8", "charset=undefined"]
+)
+def test_mail_can_be_read_whatever_charset_its_octets_are_said_to_have(charset):
+    raw = f"Content-Type: text/plain; {charset}\r\n\r\nGrüße".encode()
+
+    assert mime.text_of(mime.parse(raw)) == "Grüße"
 
 
 def test_unknown_charsets_are_not_remembered_by_python():
