@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from mailapp import conf, registry, signing
+from mailapp.amounts import amount
 from mailapp.backends import OutboxBackend
 from mailapp.conf import MailSettings
 from mailapp.endpoints import Backend, Endpoint, SmartHost
@@ -50,7 +51,7 @@ def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
     path = os.fsencode(Path(mail.RUN_DIR) / _LONGEST_SOCKET)
     if connection.vendor != "postgresql" and len(path) > _SOCKET_PATH_OCTETS:
         yield Error(
-            f'MAIL["RUN_DIR"] is {len(path) - _SOCKET_PATH_OCTETS} octets too long '
+            f'MAIL["RUN_DIR"] is {amount(len(path) - _SOCKET_PATH_OCTETS, "octet")} too long '
             "for the Unix sockets in it.",
             id="mailapp.E004",
         )

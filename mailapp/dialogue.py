@@ -14,6 +14,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from mailapp.amounts import amount
 from mailapp.endpoints import Endpoint
 from mailapp.errors import MailError, UnsafeHeader
 
@@ -211,7 +212,7 @@ class Transcript:
         for line in lines:
             self.sent(line if len(line) <= _COLUMNS_SHOWN else line[:_COLUMNS_SHOWN] + b" ...")
         if left := wire.count(CRLF) - len(lines):
-            self.note(f"{left} more lines, {len(wire)} octets in all")
+            self.note(f"{amount(left, 'more line')}, {amount(len(wire), 'octet')} in all")
 
     def _show(self, text: str, seconds: float | None = None, *, wrong: bool = False) -> None:
         if wrong or not self._quiet:

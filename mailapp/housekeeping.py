@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -22,6 +22,7 @@ from django.db import close_old_connections, connection, models, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.models import (
     Answer,
@@ -53,6 +54,7 @@ _OUR_FILE = re.compile(r"\d{4}/\d\d/\d\d/(mail.*\.eml|\.\w+)")  # as `keep_large
 class Chore(NamedTuple):
     """One kind of thing that grows old."""
 
+    one: str  #: what one of them is called
     find: Callable[[], Iterator[list[Any]]]  #: what can go, in steps
     remove: Callable[[list[Any]], int]  #: removes a step's, and says how many those were
 
@@ -71,6 +73,11 @@ def clean(*, dry_run: bool = False, stopping: threading.Event | None = None) -> 
             if stopping.wait(_REST * (monotonic() - begin)):
                 return counts
     return counts
+
+
+def in_words(counts: Mapping[str, int]) -> list[str]:
+    """Say of each kind how many were removed, as `clean` has counted them."""
+    return [amount(count, _CHORES[kind].one, kind) for kind, count in counts.items()]
 
 
 @contextlib.contextmanager
@@ -102,7 +109,7 @@ def _clean_daily(ended: threading.Event) -> None:
 
 def _log(counts: dict[str, int]) -> None:
     if any(counts.values()):
-        logger.info("Removed %s", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+        logger.info("Removed %s", ", ".join(in_words(counts)))
 
 
 def _days_ago(days: float) -> datetime:
@@ -271,12 +278,14 @@ def _overdue() -> models.QuerySet[Duty]:
 
 
 _CHORES = {
-    "deliveries": Chore(_old_deliveries, _remove_deliveries),
-    "transitions": Chore(_old_transitions, partial(_remove_rows, Transition)),
-    "processes": Chore(_old_processes, partial(_remove_rows, Process)),
-    "notes of unheard mail": Chore(_old_unheard, partial(_remove_rows, Unheard)),
-    "counted answers": Chore(_uncounted_answers, partial(_remove_rows, Answer)),
-    "suppressions": Chore(_expired_suppressions, partial(_remove_rows, Suppression)),
-    "duties": Chore(_overdue_duties, _remove_duties),
-    "files without a message": Chore(_orphans, _remove_files),
+    "deliveries": Chore("delivery", _old_deliveries, _remove_deliveries),
+    "transitions": Chore("transition", _old_transitions, partial(_remove_rows, Transition)),
+    "processes": Chore("process", _old_processes, partial(_remove_rows, Process)),
+    "notes of unheard mail": Chore(
+        "note of unheard mail", _old_unheard, partial(_remove_rows, Unheard)
+    ),
+    "counted answers": Chore("counted answer", _uncounted_answers, partial(_remove_rows, Answer)),
+    "suppressions": Chore("suppression", _expired_suppressions, partial(_remove_rows, Suppression)),
+    "duties": Chore("duty", _overdue_duties, _remove_duties),
+    "files without a message": Chore("file without a message", _orphans, _remove_files),
 }

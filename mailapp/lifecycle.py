@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from django.db import DatabaseError, close_old_connections, connection
 
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Process
 
@@ -117,4 +118,6 @@ def release_dead(idle: Life | None = None) -> None:
     And what the process `idle` had, which has nothing in hand, whatever the rows say.
     """
     if released := Delivery.objects.release_dead(idle.process if idle else None):
-        logger.warning("Released %d deliveries that nobody works on any more", released)
+        logger.warning(
+            "Released %s that nobody works on any more", amount(released, "delivery", "deliveries")
+        )

@@ -10,6 +10,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from mailapp import containment, dispatch, failures, outbox, registry
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import ConversationMoved, LostTooOften
 from mailapp.lifecycle import Life
@@ -41,7 +42,7 @@ def work(queue: str, life: Life) -> int:
     due = Timer.objects.due().free(life.process)[: mail_settings().BATCH_SIZE]
     if not due:
         return 0
-    life.activity = f"{len(due)} timers since {timezone.now():%H:%M:%S}"
+    life.activity = f"{amount(len(due), 'timer')} since {timezone.now():%H:%M:%S}"
     router, worked = registry.current_router(max_age=0), 0
     end = monotonic() + mail_settings().BATCH_SECONDS
     for timer in due:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.models import Delivery, NewMail
 from mailapp.models.delivery import Outcome, Status
@@ -35,8 +36,8 @@ def accepted(key: int, mail: NewMail) -> None:
         _say(
             key,
             "accepted",
-            f"from <{mail.sender}> for {recipients}: {mail.size} octets by {mail.protocol} "
-            f"from {mail.peer or 'a Unix socket'}",
+            f"from <{mail.sender}> for {recipients}: {amount(mail.size, 'octet')} "
+            f"by {mail.protocol} from {mail.peer or 'a Unix socket'}",
             sender=mail.sender,
             recipients=list(mail.recipients),
             octets=mail.size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from mailapp.amounts import amount
 from mailapp.mime import visible
 from mailapp.request import MailRequest
 from mailapp.routing import route, stateless
@@ -17,9 +18,9 @@ default_enabled = False
 @route("(anything)@(host)", anything=".+")
 def LOG(message: MailRequest, anything: str, host: str) -> None:
     logger.info(
-        "%s -> %s, %d octets: %s",
+        "%s -> %s, %s: %s",
         visible(message.sender) or "<>",
         visible(message.recipient),
-        message.delivery.message.size,
+        amount(message.delivery.message.size, "octet"),
         visible(message.subject),
     )

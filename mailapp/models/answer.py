@@ -8,6 +8,7 @@ from datetime import timedelta
 from django.db import connections, models
 from django.utils import timezone
 
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.mime import visible
 
@@ -75,7 +76,8 @@ class _Count:
             (self.in_a_day, mail_settings().ANSWERS_A_DAY, "a day"),
         ):
             if limit and count >= limit:
-                return f"Held: this handler has answered this person {count} times within {time}"
+                times = amount(count, "time")
+                return f"Held: this handler has answered this person {times} within {time}"
         return ""
 
     def add(self) -> None:

@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from mailapp import returnpath, unsubscribing
 from mailapp.addresses import fold, split
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
 from mailapp.mime import visible
@@ -212,7 +213,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         claims = {delivery.id: delivery.claim for delivery in claimed}
         lost = claims.items() - Claims(self.db).lock(list(claims)).items()
         if lost:
-            raise ClaimLost(f"{len(lost)} of {len(claims)} deliveries")
+            raise ClaimLost(f"{len(lost)} of {amount(len(claims), 'delivery', 'deliveries')}")
 
     def _settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         now = timezone.now()

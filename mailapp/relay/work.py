@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from mailapp import dsn, mime, way
 from mailapp.addresses import fold
+from mailapp.amounts import amount
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Backend, Upstream
 from mailapp.errors import ClaimLost, MailError
@@ -114,7 +115,7 @@ class Relay:
             room = IN_HAND - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
-        self._life.activity = f"{self._in_hand()} deliveries in hand"
+        self._life.activity = f"{amount(self._in_hand(), 'delivery', 'deliveries')} in hand"
 
     def _fail_suppressed(self) -> None:
         """End, without a try, what goes to addresses that nothing is sent to."""
@@ -237,7 +238,10 @@ def _settle_left(taken: Sequence[Taken]) -> None:
         for process in Process.objects.killed_here(Process.Kind.RELAY):
             process.mark_stopped()
     if settled:
-        logger.warning("Noted %d deliveries that a relay had sent before it was killed", settled)
+        logger.warning(
+            "Noted %s that a relay had sent before it was killed",
+            amount(settled, "delivery", "deliveries"),
+        )
 
 
 def _settle(results: Sequence[Sent]) -> None:

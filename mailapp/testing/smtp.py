@@ -18,6 +18,7 @@ from django.db import connection
 from django.test import override_settings
 
 from mailapp import dialogue
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.endpoints import Endpoint
 from mailapp.lifecycle import Life, living
@@ -79,7 +80,8 @@ class OverSmtp(Post):
         deadline = time.monotonic() + _PATIENCE
         while on_its_way.exists():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"The relay did not send {on_its_way.count()} deliveries")
+                unsent = amount(on_its_way.count(), "delivery", "deliveries")
+                raise TimeoutError(f"The relay did not send {unsent}")
             time.sleep(0.01)
 
     def sent(self) -> list[Sent]:

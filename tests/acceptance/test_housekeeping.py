@@ -25,7 +25,7 @@ def test_worker_removes_old_mail(project: Callable[..., Project]) -> None:
     running = project()
     store_old(running)
 
-    running.start("runmail", "--only", "worker", until="Removed 1 deliveries")
+    running.start("runmail", "--only", "worker", until="Removed 1 delivery")
 
     wait_until(lambda: not running.query(Message).exists())
 
@@ -38,7 +38,7 @@ def test_command_says_what_would_go_and_what_went(project: Callable[..., Project
     done = installation.manage("cleanmail")
     again = installation.manage("cleanmail")
 
-    assert planned.stdout.startswith("Would remove 1 deliveries\n")
-    assert done.stdout.startswith("Removed 1 deliveries\n")
+    assert planned.stdout.startswith("Would remove 1 delivery\n")
+    assert done.stdout.startswith("Removed 1 delivery\n")
     assert again.stdout.startswith("Removed 0 deliveries\n")
     assert not installation.query(Message).exists()

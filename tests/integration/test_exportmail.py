@@ -161,7 +161,7 @@ def test_what_cannot_be_written_is_told_and_keeps_out_no_others(run, tmp_path, s
     assert err.splitlines() == [
         f"Message {bad.pk}, Four: This mail cannot be written: "
         "a line of it means the end of a mail in Babyl",
-        "1 mails could not be exported.",
+        "1 mail could not be exported.",
     ]
 
 

@@ -179,7 +179,7 @@ def test_the_envelope_is_what_the_mailbox_kept_or_the_header_tells(
 ):
     (tmp_path / "a.eml").write_bytes(content)
 
-    assert run(tmp_path / "a.eml") == ("Imported 1 mails.", "")
+    assert run(tmp_path / "a.eml") == ("Imported 1 mail.", "")
     message = Message.objects.get()
     assert message.sender == sender
     assert {each.recipient for each in message.deliveries.all()} == set(recipients)
@@ -202,11 +202,11 @@ def test_an_mbox_names_the_sender_and_the_command_line_the_recipient(run, tmp_pa
 def test_what_was_imported_is_not_imported_again(run, tmp_path):
     path = write(mailbox.mbox, tmp_path / "box", [mail(1), mail(2), mail(1)])
 
-    assert run(path) == ("Imported 2 mails; 1 are there already.", "")
+    assert run(path) == ("Imported 2 mails; 1 is there already.", "")
     with path.open("ab") as file:
         file.write(b"From MAILER-DAEMON Thu Jan  1 00:00:00 2026\n" + mail(4))
 
-    assert run(path) == ("Imported 1 mails; 3 are there already.", "")
+    assert run(path) == ("Imported 1 mail; 3 are there already.", "")
     assert Message.objects.count() == 3
 
 
@@ -217,7 +217,7 @@ def test_a_message_that_is_gone_may_come_again(run, tmp_path):
 
     Message.objects.first().delete()
 
-    assert run(path) == ("Imported 1 mails; 2 are there already.", "")
+    assert run(path) == ("Imported 1 mail; 2 are there already.", "")
 
 
 @pytest.mark.django_db

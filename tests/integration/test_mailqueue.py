@@ -187,7 +187,7 @@ def test_clear_without_anybody_to_ask_removes_nothing_but_by_yes(
 
     with pytest.raises(CommandError, match="--yes"):
         mailqueue("clear", "incoming")
-    assert capfdbinary.readouterr().err == b"Remove all 1 mails of incoming? [y/N] "
+    assert capfdbinary.readouterr().err == b"Remove all of incoming (1 mail)? [y/N] "
     assert json.loads(mailqueue("clear", "incoming", "--yes", "--json")) == {"removed": 1}
     assert mailqueue("clear", "incoming") == b"0 removed\n"
 

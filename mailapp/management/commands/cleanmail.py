@@ -23,5 +23,5 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         verb = "Would remove" if dry_run else "Removed"
-        for kind, count in housekeeping.clean(dry_run=dry_run).items():
-            self.stdout.write(f"{verb} {count} {kind}")
+        for told in housekeeping.in_words(housekeeping.clean(dry_run=dry_run)):
+            self.stdout.write(f"{verb} {told}")

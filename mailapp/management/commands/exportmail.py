@@ -13,6 +13,7 @@ from django.db import Error, OperationalError
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from mailapp.amounts import amount
 from mailapp.failures import in_one_line
 from mailapp.mailboxes import NEW_MAILBOXES, NewMailbox, Unfit, as_received, new_mailbox
 from mailapp.maildir import envelope_fields
@@ -74,7 +75,7 @@ class Command(BaseCommand):
             self.stderr.write("Interrupted; nothing is there.")
             sys.exit(130)
         if self._left_out:
-            raise CommandError(f"{self._left_out} mails could not be exported.")
+            raise CommandError(f"{amount(self._left_out, 'mail')} could not be exported.")
 
     def _export(self, path: Path, format: str, wanted: Wanted, options: dict[str, Any]) -> None:
         total = wanted.messages().count()
@@ -86,7 +87,7 @@ class Command(BaseCommand):
                 self._add(target, message, wanted if options["envelope"] else None)
                 if options["verbosity"] > 0 and done % _MAILS_BETWEEN_NEWS == 0:
                     self.stderr.write(f"{done} of {total}")
-        self.stdout.write(f"Exported {done - self._left_out} mails to {path} ({format}).")
+        self.stdout.write(f"Exported {amount(done - self._left_out, 'mail')} to {path} ({format}).")
 
     def _add(self, target: NewMailbox, message: Message, enveloped: Wanted | None) -> None:
         try:

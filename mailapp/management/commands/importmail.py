@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox, open_mailbox
@@ -114,9 +115,9 @@ class Command(BaseCommand):
 
     def _summarize(self, importer: Importer, *, dry_run: bool) -> None:
         verb = "Would import" if dry_run else "Imported"
-        known = f"; {importer.known} are there already" if importer.known else ""
-        broken = f"; {len(importer.broken)} are broken" if importer.broken else ""
-        self.stdout.write(f"{verb} {importer.imported} mails{known}{broken}.")
+        known = f"; {amount(importer.known, 'is', 'are')} there already" if importer.known else ""
+        broken = f"; {amount(len(importer.broken), 'is', 'are')} broken" if importer.broken else ""
+        self.stdout.write(f"{verb} {amount(importer.imported, 'mail')}{known}{broken}.")
 
 
 def _addresses(texts: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
 from mailapp import mime
+from mailapp.amounts import amount
 from mailapp.errors import MailError
 from mailapp.logs import escaped
 from mailapp.management.mailqueue import Entry, Place, place_of
@@ -130,11 +131,14 @@ class Command(BaseCommand):
         counts = place.count()
         left = counts.pop("claimed", 0)
         count = sum(counts.values())
-        if count and not yes and not _is_wanted(f"Remove all {count} mails of {target}? [y/N] "):
+        question = f"Remove all of {target} ({amount(count, 'mail')})? [y/N] "
+        if count and not yes and not _is_wanted(question):
             raise CommandError("Nothing was removed.")
         self._say("removed", place.act("discard", None), json=json)
         if left:
-            self.stderr.write(f"{left} stay, which a worker has in hand.")
+            self.stderr.write(
+                f"{amount(left, 'mail stays', 'mails stay')}, in the hands of a worker."
+            )
 
     def _retry(self, place: Place, **options: Any) -> None:
         self._act(place, "retry", "retried", **options)
@@ -185,7 +189,7 @@ def _sender(entry: Entry) -> str:
 def _page(entry: Entry, raw: bytes) -> Iterator[str]:
     """The delivery, the head and the text of a mail, with nothing in it that hides or reorders."""
     facts = {"Key": escaped(entry.key), "Status": entry.status, "Arrived": entry.arrived}
-    facts |= {"Size": f"{entry.size} octets", "Sender": _sender(entry)}
+    facts |= {"Size": amount(entry.size, "octet"), "Sender": _sender(entry)}
     facts |= {"Recipient": ", ".join(entry.recipients), "Last reply": entry.reply}
     yield from (f"{name + ':':<12}{visible(value)}" for name, value in facts.items() if value)
     letter = _letter(raw)
