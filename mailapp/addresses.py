@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import string
@@ -54,6 +55,17 @@ def split(address: str) -> tuple[str, str]:
     """
     local, at, domain = address.rpartition("@")
     return (local, domain) if at else (address, "")
+
+
+def domain_of(address: str) -> str:
+    """Return the domain of an address, as `a_labels` writes it; "" where there is none.
+
+    >>> domain_of("ann@Bücher.example"), domain_of("ann")
+    ('xn--bcher-kva.example', '')
+    """
+    with contextlib.suppress(BadAddress):
+        return a_labels(split(address)[1])
+    return ""
 
 
 def take_path(text: str) -> tuple[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import formataddr
+from urllib.parse import quote
 
 from django.db import models
 
 from mailapp import mime
-from mailapp.addresses import fold, split
+from mailapp.addresses import domain_of, split
 from mailapp.conf import mail_settings
 from mailapp.request import MailRequest
 
@@ -29,6 +29,16 @@ class Authors(models.TextChoices):
     EVERYBODY = "everybody", "everybody's"
 
 
+# What says of which list a mail is, and how to leave it: not for who posts to say (RFC 2369 2).
+_OURS = (
+    *("List-Id", "List-Post", "List-Help", "List-Subscribe", "List-Owner", "List-Archive"),
+    *("List-Unsubscribe", "List-Unsubscribe-Post"),
+)
+
+
+_IN_ATOMS = "!#$%&'*+-/=?^_`{|}~"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListMail:
     """How the posts of one list go out. Addresses that a list does not have are empty."""
@@ -45,8 +55,8 @@ class ListMail:
 
     @property
     def list_id(self) -> str:
-        """Its name among all lists (RFC 2919)."""
-        return f"<{self.address.replace('@', '.')}>"
+        """Its name among all lists, of atoms alone (RFC 2919 2)."""
+        return f"<{quote(self.address.replace('@', '.'), safe=_IN_ATOMS)}>"
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the fields of RFC 2369 and RFC 2919, and one that keeps machines quiet.
@@ -62,7 +72,7 @@ class ListMail:
         }
         return [
             ("List-Id", self.list_id),
-            *((name, f"<mailto:{address}>") for name, address in places.items() if address),
+            *((name, f"<{_mailto(address)}>") for name, address in places.items() if address),
             *([("List-Archive", f"<{self.archive}>")] if self.archive else []),
             ("Precedence", "list"),
         ]
@@ -74,15 +84,16 @@ class ListMail:
     def distribute(self, post: MailRequest, to: Sequence[str]) -> None:
         """Send a post to these addresses, as one stored message, with VERP.
 
-        The bytes stay as they came, below the fields of the list, unless answers are to go to
-        the list or the author is rewritten: then a Reply-To, or a From too, takes the place of
-        theirs. Each copy has a link to leave by, if there is a page for it.
+        The bytes stay as they came, below the fields of the list, unless they have such fields
+        themselves, or answers are to go to the list, or the author is rewritten: then ours, with
+        a Reply-To, or a From too, take the place of theirs. Each copy has a link to leave by, if
+        there is a page for it.
         """
         fields, raw = self._written(post)
         post.forward(
             to,
             raw=raw,
-            sign=self._rewrites(post.author),
+            sign=self._rewrites(post),
             sender=self.address,
             verp=True,
             list_address=self.address if self._has_links else "",
@@ -91,21 +102,31 @@ class ListMail:
 
     def _written(self, post: MailRequest) -> tuple[list[tuple[str, str]], bytes]:
         """The fields that tell author and answers, and the post without those they replace."""
-        rewrite = self._rewrites(post.author)
+        rewrite = self._rewrites(post)
         fields = [("From", self._author(post))] if rewrite else []
+        authors = [mime.named("", author) for author in mime.authors(post.parsed) if author]
         if self.reply_to == ReplyTo.LIST:
-            fields.append(("Reply-To", self.address))
-        elif rewrite and post.author and not post.header("Reply-To"):
-            fields.append(("Reply-To", post.author))
-        return fields, mime.without_fields([name for name, _ in fields], post.raw)
+            fields.append(("Reply-To", mime.named("", self.address)))
+        elif rewrite and authors and not post.header("Reply-To"):
+            fields.append(("Reply-To", ", ".join(authors)))
+        return fields, mime.without_fields([*_OURS, *(name for name, _ in fields)], post.raw)
 
-    def _rewrites(self, author: str) -> bool:
+    def _rewrites(self, post: MailRequest) -> bool:
         if self.authors == Authors.PROTECTED:
-            domain = split(fold(author))[1]
-            return any(f".{domain}".endswith(f".{each}") for each in mail_settings().DMARC_DOMAINS)
+            return any(_is_protected(author) for author in mime.authors(post.parsed))
         return self.authors == Authors.EVERYBODY
 
     def _author(self, post: MailRequest) -> str:
         name, address = mime.mailbox(mime.raw_header(post.parsed, "From"))
         who = name or split(address)[0] or "Somebody"
-        return formataddr((f"{who} via {self.title or self.address}", self.address))
+        return mime.named(f"{who} via {self.title or self.address}", self.address)
+
+
+def _mailto(address: str) -> str:
+    """Write an address as a URL (RFC 6068 2)."""
+    return f"mailto:{quote(address, safe='@+!$*,:')}"
+
+
+def _is_protected(author: str) -> bool:
+    domain = domain_of(author)
+    return any(f".{domain}".endswith(f".{each}") for each in mail_settings().DMARC_DOMAINS)

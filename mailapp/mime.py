@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import quotequail
 
+from mailapp.addresses import domain_of, split
+
 _HEAD_LIMIT = 65536
 _FIELD = re.compile(rb"\n(subject|from|message-id):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -553,8 +555,10 @@ def _in_ascii(address: str) -> str:
     """Write an address for programs that know no other."""
     if address.isascii():
         return address
-    local, _, domain = address.rpartition("@")
-    return f"{Header(local, 'utf-8', maxlinelen=_LONGEST_LINE).encode()}@{domain}"
+    local, _ = split(address)
+    if not local.isascii():
+        local = Header(local, "utf-8", maxlinelen=_LONGEST_LINE).encode()
+    return f"{local}@{domain_of(address)}"
 
 
 def one_line(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +9,9 @@ from time import time
 from typing import TYPE_CHECKING
 
 from mailapp import mime
-from mailapp.addresses import a_labels, split
+from mailapp.addresses import domain_of
 from mailapp.conf import mail_settings
-from mailapp.errors import BadAddress, KeyUnusable
+from mailapp.errors import KeyUnusable
 
 if TYPE_CHECKING:
     from mailapp.dkim import Key
@@ -37,7 +36,7 @@ def signed_copy(copy: bytes, stored: bytes, list_address: str) -> bytes:
     when it was `stored`. Raise KeyUnusable.
     """
     domains = mail_settings().DKIM
-    domain = _domain(list_address) if domains else ""
+    domain = domain_of(list_address) if domains else ""
     if domain not in domains or not (_is_ours(stored) or _is_of_others(stored, domain)):
         return copy
     return _signatures(copy, domain, domains[domain]) + copy
@@ -50,9 +49,8 @@ def _is_ours(stored: bytes) -> bool:
 
 def _is_of_others(stored: bytes, domain: str) -> bool:
     """Say whether nobody wrote it whose domain DMARC could take for this one (RFC 7489 3.1)."""
-    fields = [str(value) for value in mime.parse_head(stored).get_all("From", [])]
-    authors = [_domain(address) for field in fields for _, address in mime.mailboxes(field)]
-    return bool(authors) and all(each and not _are_related(each, domain) for each in authors)
+    theirs = [domain_of(author) for author in mime.authors(mime.parse_head(stored))]
+    return bool(theirs) and all(each and not _are_related(each, domain) for each in theirs)
 
 
 def _are_related(one: str, other: str) -> bool:
@@ -60,13 +58,7 @@ def _are_related(one: str, other: str) -> bool:
 
 
 def _author_domain(raw: bytes) -> str:
-    return _domain(mime.mailbox(mime.raw_header(mime.parse_head(raw), "From"))[1])
-
-
-def _domain(address: str) -> str:
-    with contextlib.suppress(BadAddress):
-        return a_labels(split(address)[1])
-    return ""
+    return domain_of(mime.mailbox(mime.raw_header(mime.parse_head(raw), "From"))[1])
 
 
 def _signatures(raw: bytes, domain: str, selectors: Mapping[str, str]) -> bytes:

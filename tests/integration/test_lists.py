@@ -27,7 +27,7 @@ def distributed(delivery: Callable[..., Delivery]) -> Callable[..., bytes]:
 
     def send(raw: bytes = POST, **options: str) -> bytes:
         post = MailRequest(delivery("news@localhost", raw=raw))
-        ListMail(**NEWS, **options).distribute(post, ["reader@client.test"])
+        ListMail(**NEWS | options).distribute(post, ["reader@client.test"])
         sent = Delivery.objects.filter(queue=OUTGOING).latest("id")
         return sent.as_sent(sent.message.raw)
 
@@ -61,6 +61,45 @@ def test_bytes_of_a_post_stay_where_nothing_has_to_be_replaced(distributed):
     assert distributed().endswith(POST)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"List-Unsubscribe: <https://elsewhere.test/leave>",
+        b"list-unsubscribe-post:List-Unsubscribe=One-Click",
+        b"List-ID: <other.elsewhere.test>",
+        b"List-Archive:\r\n <https://elsewhere.test/>",
+    ],
+)
+def test_post_cannot_say_how_the_list_is_left(distributed, field):
+    raw = distributed(field + b"\r\n" + POST)
+
+    assert b"elsewhere.test" not in raw
+    assert b"One-Click" not in raw
+    assert raw.endswith(POST)
+
+
+def test_field_of_a_post_is_replaced_however_long_its_header_is(distributed):
+    raw = distributed(b"X-Long: " + b"a" * 70_000 + b"\r\n" + POST, authors=Authors.EVERYBODY)
+
+    assert len(mime.authors(mime.parse(raw))) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "list_id", "link"),
+    [
+        ("r&d@localhost", "<r&d.localhost>", "<mailto:r%26d@localhost>"),
+        ('"a b"@localhost', "<%22a%20b%22.localhost>", "<mailto:%22a%20b%22@localhost>"),
+        ("grüße@localhost", "<gr%C3%BC%C3%9Fe.localhost>", "<mailto:gr%C3%BC%C3%9Fe@localhost>"),
+    ],
+)
+def test_list_at_an_unusual_address_is_named_in_ascii(distributed, address, list_id, link):
+    raw = distributed(address=address, authors=Authors.EVERYBODY)
+
+    assert raw.isascii()
+    assert fields(raw, "List-Id") == [list_id]
+    assert fields(raw, "List-Post") == [link]
+
+
 def test_place_that_a_list_does_not_have_is_not_named(distributed):
     raw = distributed()
 
@@ -86,14 +125,14 @@ def test_author_is_rewritten_and_answers_still_reach_them(distributed):
 def test_author_without_a_name_or_reply_to_is_rewritten(distributed):
     raw = distributed(b"From: zoe@client.test\r\n\r\n", authors=Authors.EVERYBODY)
 
-    assert fields(raw, "From") == ["zoe via The News <news@localhost>"]
+    assert fields(raw, "From") == ['"zoe via The News" <news@localhost>']
     assert fields(raw, "Reply-To") == ["zoe@client.test"]
 
 
 def test_post_that_does_not_say_who_wrote_it_is_rewritten(distributed):
     raw = distributed(b"Subject: Post\r\n\r\n", authors=Authors.EVERYBODY)
 
-    assert fields(raw, "From") == ["Somebody via The News <news@localhost>"]
+    assert fields(raw, "From") == ['"Somebody via The News" <news@localhost>']
     assert fields(raw, "Reply-To") == []
 
 
@@ -109,6 +148,19 @@ def test_author_is_rewritten_where_the_domain_is_protected(
     raw = distributed(authors=Authors.PROTECTED)
 
     assert fields(raw, "From")[0].endswith("<news@localhost>") == rewritten
+
+
+@pytest.mark.parametrize(
+    "author",
+    ["zoe@bücher.example", "ann@client.test, zoe@bücher.example", "Us: zoe@XN--BCHER-KVA.example;"],
+)
+def test_author_at_a_protected_domain_is_found_however_named(distributed, settings, author):
+    settings.MAIL = {**settings.MAIL, "DMARC_DOMAINS": ["xn--bcher-kva.example"]}
+
+    raw = distributed(f"From: {author}\r\n\r\n".encode(), authors=Authors.PROTECTED)
+
+    assert fields(raw, "From")[0].endswith("<news@localhost>")
+    assert author.removeprefix("Us: ").startswith(fields(raw, "Reply-To")[0].partition("@")[0])
 
 
 def test_name_of_an_author_adds_no_field(distributed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from email import message_from_bytes, policy
 from email.message import EmailMessage
 
 import pytest
@@ -238,6 +239,7 @@ def test_author_is_read_before_encoded_words_are_decoded(field, mailbox):
 
 def test_ids_that_are_malformed_are_left_out():
     field = "<a@client.test> junk <b c@d> <\u00fc@x> <b@client.test>\r\n\t<" + "x" * 300 + "> <>"
+    field += " <=?utf-8?q?=0D=0ABcc:_x?=@client.test>"
 
     assert mime.message_ids(field) == ["<a@client.test>", "<b@client.test>"]
 
@@ -409,6 +411,21 @@ def test_fields_are_put_above_bytes_that_stay_as_they_are():
     raw = b"subject:  Odd\r\n\tfolding \r\n\r\n\0\xff body\n.\r"
 
     assert mime.with_fields([("X-Mine", "yes")], raw) == b"X-Mine: yes\r\n" + raw
+
+
+@pytest.mark.parametrize("text", ["=?utf-8?q?Hi=0D=0ABcc:_x?=", "a =?us-ascii?q?=00?= b", "x=?y"])
+def test_text_that_looks_like_an_encoded_word_is_read_as_it_is(text):
+    fields = {"Subject": text, "X-Mine": text, "From": mime.named(text, "you@example.com")}
+
+    raw = mime.with_fields([("X-Above", text)], mime.compose(fields, "Hello\n"))
+
+    read = message_from_bytes(raw, policy=policy.default)
+    assert [read["Subject"], read["X-Mine"], read["X-Above"]] == [text] * 3
+    assert [box.display_name for box in read["From"].addresses] == [text]
+
+
+def test_text_with_half_of_a_surrogate_pair_can_be_written():
+    assert b"a ? b" in mime.compose({}, "a \ud800 b", "<p>a \udfff b</p>")
 
 
 # Plain answers
