@@ -12,15 +12,20 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mailapp.conf import mail_settings
+from mailapp.inhand import InHand
 
 logger = logging.getLogger(__name__)
 
 _SIGNAL, _TIMER = signal.SIGALRM, signal.ITIMER_REAL
 
+_SLOW = 3.0  # seconds, or less where a handler has less than a minute
+_SLOW_SHARE = 0.05  # of a handler's time
+
 _contained = False
+_in_hand: InHand | None = None
 
 
 def contain() -> None:
@@ -38,6 +43,29 @@ def _limit_memory(octets: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (octets, most))
 
 
+def slow_seconds() -> float:
+    """How long a handler may take before nobody waits for it any more."""
+    conf = mail_settings()
+    return max(conf.BATCH_SECONDS, min(_SLOW, _SLOW_SHARE * conf.HANDLER_SECONDS))
+
+
+def show_to_supervisor(fd: int) -> None:
+    """Tell the supervisor from now on, by the memory that it shares, what is in hand."""
+    global _in_hand
+    _in_hand = InHand(fd)
+
+
+def take(batch: Sequence[int]) -> None:
+    """Say which deliveries will be worked, in this order."""
+    if _in_hand:
+        _in_hand.take(batch)
+
+
+def is_slow() -> bool:
+    """Say whether the handler that was begun last has taken so long that nobody waits for it."""
+    return _in_hand is not None and _in_hand.seconds > slow_seconds()
+
+
 @contextlib.contextmanager
 def timed() -> Iterator[None]:
     """Stop, at the end of the block, the clock that was started last within it."""
@@ -45,11 +73,15 @@ def timed() -> Iterator[None]:
         yield
     finally:
         _set_clock(0)
+        if _in_hand:
+            _in_hand.end()
 
 
-def start_clock() -> None:
+def start_clock(delivery: int = 0) -> None:
     """Give the next handler its time, after which the process is killed; forget the last one's."""
     _set_clock(mail_settings().HANDLER_SECONDS)
+    if _in_hand:
+        _in_hand.begin(delivery)
 
 
 def _set_clock(seconds: float) -> None:

@@ -1,7 +1,8 @@
 """Starts receiver, workers, relay and the rest as child processes, and ends them together.
 
 A child says that it serves by a line on a socket it inherits; the end of that socket tells
-it that the supervisor is gone. A child that dies while serving is started again.
+it that the supervisor is gone. A child that dies while serving is started again. While a worker is
+stuck in a handler, another stands in for it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from django.utils import timezone
 from mailapp import systemd
 from mailapp.children import Running
 from mailapp.conf import mail_settings
-from mailapp.containment import ending
+from mailapp.containment import ending, slow_seconds
 from mailapp.errors import DidNotStart
-from mailapp.models import Process
+from mailapp.inhand import InHand
+from mailapp.models import Delivery, Process
+from mailapp.wakeup import notify
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _RUN_HANDLERS = ("worker", "receiver", "web")
+_LOOKS = 3  # at each worker while a handler becomes slow
+_MOST_STAND_INS = 2  # for each worker: those who stand in may get stuck, too
+_STAND_IN_SECONDS = 60.0  # that a stand-in stays when nobody is stuck any more
 #: What a successor settles, before it says that they ended: what a receiver stored unheard, and
 #: what a relay sent.
 _SUCCEEDED = (Process.Kind.RECEIVER, Process.Kind.RELAY)
@@ -47,6 +53,16 @@ class Child:
     pause: float = _FIRST_PAUSE  #: seconds until a restart
     start_at: float = 0  #: when to start it (monotonic)
     renewed: bool = False  #: it was asked to end so that it starts again
+    in_hand: InHand | None = None  #: of a worker
+    stands_in: bool = False  #: for a worker that is stuck; is not started again
+    tending: threading.Thread | None = None
+
+    @property
+    def is_stuck(self) -> bool:
+        """True of a worker whose handler takes so long that nobody is to wait for it."""
+        if self.running is None or self.in_hand is None:
+            return False
+        return self.in_hand.seconds > slow_seconds()
 
 
 @dataclass
@@ -56,10 +72,12 @@ class Supervisor:
     command: Sequence[str]  #: what starts a part, which is its last argument
     parts: Sequence[str]
     on_ready: Callable[[dict[str, str]], None]
+    worker: str = ""  #: the part that runs handlers and shows what it has in hand
     keep: Sequence[int] = ()  #: descriptors that the parts inherit
     children: list[Child] = field(default_factory=list)
     announced: bool = False
     outdated: bool = False  #: `renew` was called
+    stuck_at: float = 0  #: when stand-ins were last needed (monotonic)
 
     def run(self) -> None:
         """Start all parts, in order; return when all have ended after SIGTERM or SIGINT.
@@ -75,6 +93,7 @@ class Supervisor:
                 while not self.stopping:
                     self._start_what_should_run()
                     self._listen()
+                    self._stand_in()
                     if self.outdated:
                         self._renew_parts()
             finally:
@@ -104,17 +123,31 @@ class Supervisor:
     def _start_what_should_run(self) -> None:
         for child in self.children:
             if child.running is None and child.start_at <= time.monotonic():
-                child.running, child.ready = self._start(child.part), ""
+                child.running, child.ready = self._start(child), ""
                 self.selector.register(child.running.line, selectors.EVENT_READ, child)
 
-    def _start(self, part: str) -> Running:
-        command = ("-m", "django", *self.command, part, "--supervisor-fd")
-        return Running.start(*command, keep=[*self.keep, *systemd.descriptors()])
+    def _start(self, child: Child) -> Running:
+        command = ["-m", "django", *self.command, child.part]
+        keep = [*self.keep, *systemd.descriptors()]
+        if child.part != self.worker:
+            return Running.start(*command, "--supervisor-fd", keep=keep)
+        child.in_hand, fd = InHand.shared()
+        try:
+            command += ["--in-hand-fd", str(fd)]
+            return Running.start(*command, "--supervisor-fd", keep=[*keep, fd])
+        finally:
+            os.close(fd)
+
+    def _patience(self) -> float | None:
+        """For how many seconds there is nothing to do unless somebody says something."""
+        moments = [child.start_at for child in self.children if child.running is None]
+        pauses = [max(moment - time.monotonic(), 0) for moment in moments]
+        if self.announced and self.worker in self.parts:
+            pauses.append(slow_seconds() / _LOOKS)
+        return min(pauses, default=None)
 
     def _listen(self) -> None:
-        waiting = [child.start_at for child in self.children if child.running is None]
-        timeout = max(min(waiting) - time.monotonic(), 0) if waiting else None
-        for key, _ in self.selector.select(timeout):
+        for key, _ in self.selector.select(self._patience()):
             said = key.fileobj.recv(4096)  # type: ignore[union-attr]
             if key.data is None:
                 continue
@@ -134,6 +167,12 @@ class Supervisor:
         code = self._bury(child)
         if not self.announced:
             raise DidNotStart(child.part)
+        if child.stands_in:
+            self.children.remove(child)
+            logger.log(
+                logging.ERROR if code else logging.INFO, "A stand-in ended (%s)", ending(code)
+            )
+            return
         if child.renewed:
             child.renewed = False
             return
@@ -142,6 +181,26 @@ class Supervisor:
         )
         child.start_at = time.monotonic() + child.pause
         child.pause = min(child.pause * 2, _LONGEST_PAUSE)
+
+    # Those who stand in for workers that are stuck
+
+    def _stand_in(self) -> None:
+        """Have as many others work as workers are stuck, and those not for long who are not."""
+        if not self.announced:
+            return
+        stuck = [child for child in self.children if child.is_stuck]
+        for child in stuck:
+            _tend(child)
+        stand_ins = [child for child in self.children if child.stands_in]
+        most = _MOST_STAND_INS * self.parts.count(self.worker)
+        if len(stuck) >= len(stand_ins):
+            self.stuck_at = time.monotonic()
+        if len(stand_ins) < min(len(stuck), most):
+            logger.warning("A worker is stuck in a handler; another stands in for it")
+            self.children.append(Child(self.worker, stands_in=True))
+        elif stand_ins and time.monotonic() > self.stuck_at + _STAND_IN_SECONDS:
+            self.stuck_at = time.monotonic()
+            _ask_one_to_end(stand_ins)
 
     def _bury(self, child: Child) -> int:
         """Wait for a process that has ended or is about to, and free what it had claimed."""
@@ -192,6 +251,38 @@ def _mark_stopped(pid: int, how: str) -> None:
         logger.warning("Its claims are free only when its heartbeat is old: %s", error)
     finally:
         connection.close()  # until the next time it may be cut
+
+
+def _ask_one_to_end(stand_ins: Sequence[Child]) -> None:
+    free = [child.running for child in stand_ins if child.running and not child.is_stuck]
+    if free:
+        free[0].process.terminate()
+
+
+def _tend(child: Child) -> None:
+    """Do for a worker that is stuck what it cannot do itself, beside all else.
+
+    SQLite may have us wait, if it is stuck in the middle of a transaction.
+    """
+    if child.running and child.in_hand and not (child.tending and child.tending.is_alive()):
+        what = (child.running.process.pid, child.in_hand.behind)
+        child.tending = threading.Thread(target=_act_for, args=what, daemon=True)
+        child.tending.start()
+
+
+def _act_for(pid: int, behind: Sequence[int]) -> None:
+    """Say that a process lives, and give back what waits behind what it is stuck in."""
+    it = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
+    try:
+        it.update(heartbeat_at=timezone.now())
+        waiting = list(Delivery.objects.claimed().filter(pk__in=behind, claimed_by__in=it))
+        Delivery.objects.give_back(waiting)
+        for queue in {delivery.queue_id for delivery in waiting}:
+            notify(queue)
+    except Error as error:
+        logger.warning("What waits behind a stuck handler goes on waiting: %s", error)
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager

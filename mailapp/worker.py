@@ -29,6 +29,7 @@ from mailapp import (
     timers,
     way,
 )
+from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import (
     ClaimLost,
@@ -107,7 +108,9 @@ def drain(queue: str, life: Life) -> int:
         limit = mail_settings().BATCH_SIZE
         batch = Delivery.objects.claim(queue, life.process, limit, with_bytes=True)
         if batch:
-            life.activity = f"{len(batch)} deliveries since {timezone.now():%H:%M:%S}"
+            life.activity = (
+                f"{amount(len(batch), 'delivery', 'deliveries')} since {timezone.now():%H:%M:%S}"
+            )
             with containment.timed():
                 router = registry.current_router(max_age=0, queue=queue)
                 worked += work(batch, router, life.stopping)
@@ -127,7 +130,8 @@ def work(batch: Sequence[Delivery], router: Router, stopping: threading.Event) -
     """Dispatch and settle claimed deliveries, in order; give back those that are not tried."""
     together, done = _how_many_together(batch), 0
     Delivery.objects.give_back(batch[together:])
-    while done < together and not stopping.is_set():
+    containment.take([delivery.pk for delivery in batch[:together]])
+    while done < together and not stopping.is_set() and not containment.is_slow():
         done += _next_transaction(batch[done:together], router)
     Delivery.objects.give_back(batch[done:together])
     return done
@@ -182,7 +186,7 @@ def _one_by_one(failed: _Turn, error: Exception) -> None:
 def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     """Run functions that asked for no transaction; what they cause is stored in one."""
     turn, started_at = _Turn(router, plan.conversations), timezone.now()
-    containment.start_clock()
+    containment.start_clock(plan.request.delivery.pk)
     try:
         effects = dispatch.perform(plan)
         with transaction.atomic():
@@ -235,7 +239,7 @@ class _Turn:
                 break
 
     def _attempt(self, delivery: Delivery) -> None:
-        containment.start_clock()
+        containment.start_clock(delivery.pk)
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:

@@ -9,5 +9,6 @@ MAIL = {
     **MAIL,
     "HANDLER_SECONDS": float(os.environ["MAIL_HANDLER_SECONDS"]),
     "WORKER_MEMORY": 512 << 20,
+    "DRAIN_SECONDS": 1.0,
     "RETRY_SECONDS": [0.1, 0.1],
 }

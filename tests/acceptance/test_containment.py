@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailapp.models import Attempt, Delivery
+from mailapp.models import Attempt, Delivery, Message, NewMail
 from mailapp.models.delivery import Status
 from tests.ledger import Client, Ledger, Letter
 from tests.project import Program, Project
@@ -44,6 +44,17 @@ def send(project: Project, letters: Iterator[Letter]) -> None:
     """Send each until it is taken."""
     with contextlib.closing(Client(project.receiver, Ledger())) as client:
         client.send_all(letters)
+
+
+def store(project: Project, letters: list[Letter]) -> None:
+    """Have them there before a worker starts, which claims them together."""
+    objects = Message.objects.using(project.query(Message).db)
+    objects.store(
+        [
+            NewMail(raw=raw, sender=sender, recipients=recipients, protocol="ESMTP")
+            for _, sender, recipients, raw in letters
+        ]
+    )
 
 
 def letters(good: int) -> Iterator[Letter]:
@@ -113,6 +124,22 @@ def test_where_a_handler_hangs_is_in_the_log(ordeal):
 
     assert "in _stay_in_c_code" in program.output
     assert "worker ended (a handler ran out of time)" in program.output
+
+
+@pytest.mark.any_database
+def test_all_other_mail_goes_on_while_a_handler_hangs(project):
+    settings = {"DJANGO_SETTINGS_MODULE": "tests.acceptance.contained_settings"}
+    made = project(MAIL_HANDLER_SECONDS="30", **settings)
+    store(made, [letter("stay", "mail-fail-stay@localhost")])
+    store(made, [letter(f"good-{number}", "mail-count@localhost") for number in range(100)])
+
+    made.start("runworker", "--processes=1", until="Ctrl-C ends it.")
+
+    good = made.query(Delivery).filter(person__startswith="good-")
+    wait_until(lambda: not good.exclude(status=Status.DONE).exists())
+    stuck = made.query(Delivery).get(person="stay@client.test")
+    assert (stuck.status, outcomes(made, stuck)) == (Status.CLAIMED, [])
+    assert set(good.values_list("attempts", flat=True)) == {1}
 
 
 # Bombs

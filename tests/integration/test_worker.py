@@ -16,8 +16,10 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mailapp import registry, wakeup, worker
+from mailapp import containment, registry, wakeup, worker
+from mailapp.containment import is_slow
 from mailapp.errors import SMTPError
+from mailapp.inhand import InHand
 from mailapp.lifecycle import Life, living, release_dead
 from mailapp.models import (
     INCOMING,
@@ -596,6 +598,27 @@ def test_stop_in_the_middle_gives_the_rest_back_uncounted(handle, mail, settings
         *[("done", 1), ("done", 1)],
         *[("queued", 0), ("queued", 0)],
     ]
+
+
+def test_what_waits_behind_a_slow_handler_is_left_to_others(handle, mail, settings, monkeypatch):
+    settings.MAIL = {**settings.MAIL, "BATCH_SECONDS": 0.001, "HANDLER_SECONDS": 0.001}
+    monkeypatch.setattr(containment, "_in_hand", None)
+    _, fd = InHand.shared()
+    containment.show_to_supervisor(fd)
+
+    def start(message, local):
+        if local == "slow":
+            wait_until(is_slow)
+
+    handle(state_function(start))
+    deliveries = [mail(f"{local}@localhost") for local in ("slow", "behind")]
+    batch = Delivery.objects.claim(INCOMING, Process.objects.start("worker", INCOMING), 50)
+
+    with containment.timed():
+        worker.work(batch, registry.current_router(max_age=0), threading.Event())
+
+    states = [(str(fresh(each).status), fresh(each).attempts) for each in deliveries]
+    assert states == [("done", 1), ("queued", 0)]
 
 
 def test_worker_that_is_to_stop_claims_nothing(handle, mail):

@@ -82,6 +82,7 @@ TESTS = {
     'takes longer than `MAIL["HANDLER_SECONDS"]`': [
         "hundred_good_mails_are_done_whatever_handlers_do_to_their_process",
         "where_a_handler_hangs_is_in_the_log",
+        "all_other_mail_goes_on_while_a_handler_hangs",
     ],
     "kills its process": [
         "mail_whose_process_died_is_tried_alone",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +13,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
-from mailapp import autoreload, devserver, receiver, relay, worker
+from mailapp import autoreload, containment, devserver, receiver, relay, worker
 from mailapp.conf import mail_settings
 from mailapp.engines import sweeper
 from mailapp.errors import DidNotStart, MailError
 from mailapp.management import background
+from mailapp.management.background import Program
 from mailapp.management.banner import banner
 from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.pidfile import PidFile
@@ -51,11 +51,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--only", choices=sorted(_PARTS), help="run this part alone")
-        how.add_argument(
-            "--detach", action="store_true", help="go to the background once all parts are ready"
-        )
-        parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+        background.add_options(parser, how)
         parser.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--in-hand-fd", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--storer-fd", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -64,9 +62,9 @@ class Command(BaseCommand):
                 keep_no_queries()
                 storer.run(options["storer_fd"])
             elif options["detach"]:
-                self.stdout.write(background.start())
+                self.stdout.write(Program(["runmail"], "runmail").start())
             elif options["only"]:
-                self._run_part(options["only"], options["supervisor_fd"])
+                self._run_part(options["only"], options["supervisor_fd"], options["in_hand_fd"])
             else:
                 self._run_all(options["ready_fd"])
         except DidNotStart:
@@ -76,9 +74,11 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise database_away(error) from error
 
-    def _run_part(self, part: str, supervisor_fd: int | None) -> None:
+    def _run_part(self, part: str, supervisor_fd: int | None, in_hand_fd: int | None) -> None:
         if supervisor_fd is None:
             check()
+        if in_hand_fd is not None:
+            containment.show_to_supervisor(in_hand_fd)
         if part != "web":
             keep_no_queries()
         with supervised(supervisor_fd) as on_ready:
@@ -86,7 +86,7 @@ class Command(BaseCommand):
 
     def _run_all(self, ready_fd: int | None) -> None:
         began = time.time()
-        announce = self._announce if ready_fd is None else partial(_announce_to, ready_fd)
+        announce = self._announce if ready_fd is None else partial(_tell, ready_fd)
         with PidFile.of_runmail().held() as lock, contextlib.ExitStack() as until_the_end:
             check()
 
@@ -95,7 +95,8 @@ class Command(BaseCommand):
                 if autoreload.is_wanted():
                     until_the_end.enter_context(autoreload.watching(supervisor.renew, since=began))
 
-            supervisor = Supervisor(["runmail", "--only"], _wanted(), on_ready, keep=[lock])
+            command = ["runmail", "--only"]
+            supervisor = Supervisor(command, _wanted(), on_ready, worker="worker", keep=[lock])
             supervisor.run()
 
     def _announce(self, ready: Mapping[str, str]) -> None:
@@ -103,10 +104,8 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-def _announce_to(fd: int, ready: Mapping[str, str]) -> None:
-    """Have the command that waits for us say so, and end."""
-    with socket.socket(fileno=fd) as line:
-        line.sendall("\n".join(banner(ready, background.ADVICE)).encode())
+def _tell(fd: int, ready: Mapping[str, str]) -> None:
+    background.tell(fd, "\n".join(banner(ready, background.ADVICE)))
 
 
 def _wanted() -> list[str]:

@@ -10,9 +10,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
-from mailapp import worker
+from mailapp import containment, worker
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart, MailError
+from mailapp.management import background
+from mailapp.management.background import Program, named_for
+from mailapp.management.numbers import positive
 from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.models import INCOMING, Queue
 from mailapp.supervisor import Supervisor, supervised
@@ -20,27 +23,34 @@ from mailapp.supervisor import Supervisor, supervised
 
 class Command(BaseCommand):
     help = """
-    Work a queue with handlers, in the foreground, without a receiver and a relay. Ctrl-C or
-    SIGTERM ends the workers with no message half done.
+    Work a queue with handlers, without a receiver and a relay. Ctrl-C or SIGTERM ends the workers
+    with no message half done; with --detach they are in the background, and stopmail ends them.
 
     Example: manage.py runworker --processes 4
-             manage.py runworker --queue reports
+             manage.py runworker --queue reports --detach
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--queue", default=INCOMING, metavar="NAME", help="what to work")
         parser.add_argument(
-            "--processes", type=int, metavar="N", help='how many workers; default: MAIL["WORKERS"]'
+            "--processes",
+            type=positive(int),
+            metavar="N",
+            help='how many workers; default: MAIL["WORKERS"]',
         )
+        background.add_options(parser)
         parser.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--in-hand-fd", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         queue, supervisor_fd = options["queue"], options["supervisor_fd"]
         try:
             if supervisor_fd is None:
-                self._supervise(queue, options["processes"] or mail_settings().WORKERS)
+                self._supervise(queue, options)
             else:
                 keep_no_queries()
+                if options["in_hand_fd"] is not None:
+                    containment.show_to_supervisor(options["in_hand_fd"])
                 with supervised(supervisor_fd) as on_ready:
                     worker.run(on_ready, queue)
         except DidNotStart:
@@ -50,15 +60,29 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise database_away(error) from error
 
-    def _supervise(self, queue: str, processes: int) -> None:
+    def _supervise(self, queue: str, options: dict[str, Any]) -> None:
         check()
+        processes = options["processes"] or mail_settings().WORKERS
         if not Queue.objects.filter(name=queue, purpose=Queue.Purpose.HANDLERS).exists():
             raise CommandError(f"There is no queue {queue} that handlers work.")
         if processes > 1 and connection.vendor == "sqlite":
             raise CommandError("SQLite has one writer at a time: use one process, or PostgreSQL.")
-        Supervisor(["runworker", "--queue"], [queue] * processes, self._announce).run()
+        program = _program(queue, options)
+        if options["detach"]:
+            self.stdout.write(program.start())
+            return
 
-    def _announce(self, ready: Mapping[str, str]) -> None:
-        for queue in ready:
-            self.stdout.write(f"Working {queue}. Ctrl-C ends it.")
-        self.stdout.flush()
+        def announce(ready: Mapping[str, str]) -> None:
+            program.announce(f"Working {queue}.", self.stdout)
+
+        command, parts = ["runworker", "--queue"], [queue] * processes
+        with program.registered() as keep:
+            Supervisor(command, parts, announce, worker=queue, keep=keep).run()
+
+
+def _program(queue: str, options: dict[str, Any]) -> Program:
+    command = ["runworker", f"--queue={queue}"]
+    if options["processes"]:
+        command.append(f"--processes={options['processes']}")
+    name = "runworker" if queue == INCOMING else named_for("runworker", queue)
+    return Program(command, name, options["ready_fd"])
