@@ -309,18 +309,28 @@ def _count_lines(text: str) -> int:
     return text.count("\n") + 1
 
 
-# What says that a machine sent a mail. Some mail systems bounce from an address of their own.
+# What says that a machine sent a mail. Some mail systems bounce from an address of their own, and
+# some that answer for people on leave know only fields that were there before Auto-Submitted.
+_UNLESS_NO = re.compile(r"(?!no\s*(?:$|[;(]))\S", re.IGNORECASE)
+_PRECEDENCE = re.compile(r"(?:bulk|junk|list|auto[_-]reply)\b", re.IGNORECASE)
 _AUTOMATIC = {
-    "auto-submitted": re.compile(r"(?!no\s*(?:$|[;(]))\S", re.IGNORECASE),
-    "precedence": re.compile(r"(?:bulk|junk|list|auto_reply)\b", re.IGNORECASE),
+    "auto-submitted": _UNLESS_NO,
+    "x-autoreply": _UNLESS_NO,
+    "x-autoreply-from": _UNLESS_NO,
+    "x-autorespond": _UNLESS_NO,
+    "x-mail-autoreply": _UNLESS_NO,
+    "precedence": _PRECEDENCE,
+    "x-precedence": _PRECEDENCE,
     "return-path": re.compile(r"<>"),
     "from": re.compile(r".*(?:mailer-daemon|\bpostmaster(?:@|\\)|<>)", re.IGNORECASE),
 }
 _SUPPRESSED = re.compile(r"\b(?:all|oof|autoreply)\b", re.IGNORECASE)
 
-# RFC 3834 section 2 has the first four; nobody reads what the others get.
+# RFC 3834 section 2 has the first four; nobody reads what the others get. Lists and services put
+# into the return path whom they wrote to, as in news-bounces+reader=client.test@example.com.
 _MACHINE = re.compile(
-    r"mailer-daemon|postmaster|owner-.+|.+-request|.+-bounces?"
+    r"mailer[._-]?daemon(?:[+-].*)?|postmaster|owner-.+|.+-request|listserv|majordomo"
+    r"|(?:.+[._+-])?bounces?(?:[+=_-].*)?"
     r"|(?:.+[._-])?(?:no|do[._-]?not)[._-]?reply(?:[._+-].*)?",
     re.IGNORECASE,
 )
