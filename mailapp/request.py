@@ -244,7 +244,7 @@ class MailRequest:
         """
         if b"\ndelivered-to:" not in b"\n" + mime.head(self.raw).lower():
             return False
-        here = fold(mime.decoded(self.recipient))
+        here = fold(mime.one_line(self.recipient))
         ours = _received_by(mail_settings().hostname)
         return any(
             (name.lower(), fold(value), below.lower()) == ("delivered-to", here, "received")
