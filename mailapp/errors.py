@@ -131,7 +131,7 @@ class DidNotStart(MailError):
 
 
 class RunsAlready(MailError):
-    """The mail server runs already."""
+    """It runs already."""
 
 
 class PidFileUnusable(MailError):

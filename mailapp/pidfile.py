@@ -7,9 +7,10 @@ another one may have by now.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,7 @@ from mailapp.errors import PidFileUnusable, RunsAlready
 
 
 class PidFile:
-    """A pid file, and beside it the file that the children of that process lock, too.
+    """A pid file, and beside it the command, and the file that the children of it lock, too.
 
     Everything raises PidFileUnusable where the system does not let us.
     """
@@ -27,23 +28,50 @@ class PidFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._children = path.with_suffix(".children")
+        self._command = path.with_suffix(".command")
+
+    @classmethod
+    def of(cls, name: str) -> PidFile:
+        """The one of that name on this machine."""
+        return cls(Path(mail_settings().RUN_DIR) / f"{name}.pid")
 
     @classmethod
     def of_runmail(cls) -> PidFile:
         """The one of `runmail` on this machine."""
-        return cls(Path(mail_settings().RUN_DIR) / "runmail.pid")
+        return cls.of("runmail")
+
+    @classmethod
+    def all_held(cls) -> list[PidFile]:
+        """Those on this machine that a process holds, by name."""
+        commands = sorted(Path(mail_settings().RUN_DIR).glob("*.command"))
+        found = [cls(path.with_suffix(".pid")) for path in commands]
+        return [each for each in found if each.pid()]
+
+    @property
+    def name(self) -> str:
+        """What it is called, such as `runmail`."""
+        return self.path.stem
+
+    @property
+    def command(self) -> list[str]:
+        """What was started and holds or held it: a command of `manage.py` and its arguments."""
+        try:
+            return json.loads(self._command.read_text())
+        except FileNotFoundError:
+            return [self.name]
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[int]:
+    def held(self, command: Sequence[str] = ()) -> Iterator[int]:
         """Hold the file within the body; yield the descriptor that each child has to inherit.
 
+        `command` is what starts all of it again; without one, that is its name.
         Children may outlive a process that was killed, to finish what they have in hand, and have
         its ports until then: wait for them. Raise RunsAlready.
         """
-        with self._take() as file, self._children.open("ab") as children:
+        with self._take(command) as file, self._children.open("ab") as children:
             try:
                 if not filelock.is_free_within(children, patience()):
-                    raise RunsAlready("what a killed runmail had started does not end")
+                    raise RunsAlready(f"what a killed {self.name} had started does not end")
                 yield children.fileno()
             finally:
                 self._give_up(file)
@@ -79,7 +107,7 @@ class PidFile:
                 return holder != pid
             return _is_free(self._children)
 
-    def _take(self) -> IO[bytes]:
+    def _take(self, command: Sequence[str]) -> IO[bytes]:
         with self._alone():
             file = self.path.open("a+b")
             if not filelock.is_free(file):
@@ -87,6 +115,7 @@ class PidFile:
                 raise RunsAlready(
                     f"process {self._read()} holds {self.path}; manage.py stopmail ends it"
                 )
+            self._command.write_text(json.dumps(list(command) or [self.name]))
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
             file.flush()
@@ -95,6 +124,7 @@ class PidFile:
     def _give_up(self, file: IO[bytes]) -> None:
         with self._alone(), file, contextlib.suppress(OSError):  # what is left is free
             self.path.unlink()
+            self._command.unlink()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -1,14 +1,20 @@
-"""Starts the mail server in the background, and ends it."""
+"""Commands that go on until they are ended: started in the background, looked at, and ended."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import re
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, OutputWrapper
 
 from mailapp.children import Running
 from mailapp.conf import mail_settings
@@ -19,27 +25,79 @@ ADVICE = "It runs in the background: manage.py mailstatus, restartmail, stopmail
 _LOOK_SECONDS = 0.05
 
 
-def start() -> str:
-    """Start `runmail` in the background; return what it says once all parts are ready.
+def add_options(parser: argparse.ArgumentParser, choice: Any = None) -> None:
+    """Add --detach, to a group of options of which one is chosen if there is such a `choice`."""
+    (choice or parser).add_argument(
+        "--detach", action="store_true", help="go to the background once it is ready"
+    )
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
-    Raise CommandError, with what it said, when it does not start.
+
+@dataclass(frozen=True)
+class Program:
+    """A command that goes on until it is ended."""
+
+    command: Sequence[str]  #: of `manage.py`, with its arguments but for --detach
+    name: str  #: of its pid file and of the file with what it prints in the background
+    ready_fd: int | None = None  #: where to say that it serves; None: it is in the foreground
+
+    def start(self) -> str:
+        """Start it in the background; return what it says once it serves.
+
+        Raise CommandError, with what it said, when it does not start.
+        """
+        log = Path(mail_settings().LOG_DIR) / f"{self.name}.log"
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names who writes to whom
+        with log.open("ab") as output:
+            said_before = output.tell()
+            with on_signals(signal.default_int_handler):
+                said, process = _start(self.command, output)
+        if not said:
+            process.wait()
+            told = log.read_bytes()[said_before:].decode(errors="replace")
+            raise CommandError(_reason(told, log))
+        return said
+
+    @contextlib.contextmanager
+    def registered(self) -> Iterator[list[int]]:
+        """In the background, hold its pid file; yield the descriptors that its children inherit.
+
+        Raise RunsAlready.
+        """
+        if self.ready_fd is None:
+            yield []
+            return
+        with PidFile.of(self.name).held(self.command) as lock:
+            yield [lock]
+
+    def announce(self, said: str, terminal: OutputWrapper) -> None:
+        """Say that it serves: on the terminal, or to who waits for it in the background."""
+        if self.ready_fd is None:
+            terminal.write(f"{said} Ctrl-C ends it.")
+            terminal.flush()
+        else:
+            tell(self.ready_fd, f"{said}\n{ADVICE}")
+
+
+def named_for(*words: str) -> str:
+    """Name a pid file for what a command works on.
+
+    >>> named_for("deq", "/var/mail/posts")
+    'deq-var-mail-posts'
     """
-    log = Path(mail_settings().LOG_DIR) / "runmail.log"
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names who writes to whom
-    with log.open("ab") as output:
-        said_before = output.tell()
-        with on_signals(signal.default_int_handler):
-            banner, process = _start(output)
-    if not banner:
-        process.wait()
-        raise CommandError(_reason(log.read_bytes()[said_before:].decode(errors="replace"), log))
-    return banner
+    return re.sub(r"[^A-Za-z0-9]+", "-", " ".join(words)).strip("-")
 
 
-def _start(output: IO[bytes]) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start the server; return what it says when it is ready, "" when it ended."""
+def tell(fd: int, said: str) -> None:
+    """Have the command that waits for us say so, and end."""
+    with socket.socket(fileno=fd) as line:
+        line.sendall(said.encode())
+
+
+def _start(command: Sequence[str], output: IO[bytes]) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start a command; return what it says when it is ready, "" when it ended."""
     process, line = Running.start(
-        *("-m", "django", "runmail", "--ready-fd"),
+        *("-m", "django", *command, "--ready-fd"),
         output=output,
         LOG_FILES="1",
     )
@@ -57,6 +115,13 @@ def _reason(said: str, log: Path) -> str:
     word = "CommandError: "
     lines = [line.removeprefix(word) for line in said.splitlines() if line.startswith(word)]
     return "\n".join(lines) or said.strip() or f"It ended before it was ready; see {log}"
+
+
+def chosen(names: Sequence[str]) -> list[PidFile]:
+    """Return the pid files of these names; without names, of all that runs here, or of runmail."""
+    if names:
+        return [PidFile.of(name) for name in names]
+    return PidFile.all_held() or [PidFile.of_runmail()]
 
 
 def stop(pid_file: PidFile) -> str:

@@ -22,7 +22,12 @@ def queue_or_maildir(text: str) -> Queue | Maildir:
 
     Raise CommandError, in words for who typed it.
     """
-    return _queue(text) if _NAME.fullmatch(text) else _maildir(text)
+    return _queue(text) if is_name(text) else _maildir(text)
+
+
+def is_name(text: str) -> bool:
+    """Say whether it can be the name of a queue, and so is no path."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _queue(name: str) -> Queue:

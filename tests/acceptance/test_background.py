@@ -18,7 +18,7 @@ from tests.acceptance.test_runmail import accepts, alive, send
 from tests.project import HOST, Project
 from tests.waiting import DEADLINE, wait_until
 
-RUNS_ALREADY = "CommandError: The mail server runs already: process "
+RUNS_ALREADY = "CommandError: It runs already: process "
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.any_database
 def test_mail_is_kept_or_refused_on_purpose_without_a_database(project, tmp_path):
     installation = project(DATABASE_URL=f"sqlite:///{tmp_path}/nowhere/mail.sqlite3")
     queue, port = tmp_path / "queue", installation.catcher.rpartition(":")[2]
-    program = installation.start(
-        *("maillog", "--queue", str(queue), "--port", port, "--fail", "helo:451"),
-        until=f"Catching mail on {installation.catcher}, kept in {queue}. Ctrl-C ends it.",
+    started = installation.manage(
+        *("maillog", "--queue", str(queue), "--port", port, "--fail", "helo:451", "--detach")
     )
 
+    assert started.stdout.startswith(f"Catching mail on {installation.catcher}, kept in {queue}.\n")
     with smtplib.SMTP(HOST, int(port), timeout=DEADLINE) as client:
         assert client.ehlo()[0] == 451
-    program.stop()
+    assert "has ended" in installation.manage("stopmail", f"maillog-{port}").stdout
     program = installation.start(
         "maillog", "--queue", str(queue), "--port", port, until="Ctrl-C ends it."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -68,17 +69,42 @@ def test_as_many_workers_run_as_were_asked_for(project):
     assert len(alive(installation)) == 3
 
 
-def test_queue_of_ones_own_is_worked_alone(project):
+@pytest.mark.any_database
+def test_queue_of_ones_own_is_worked_alone_in_the_background_until_it_is_ended(project):
     installation = project()
     installation.query(Queue).create(name="reports")
     store(installation)
     store(installation, "reports")
+    in_background = ("runworker", "--queue", "reports", "--detach")
 
-    installation.start("runworker", "--queue", "reports", until=READY)
+    started = installation.manage(*in_background)
 
+    assert (started.returncode, started.stderr) == (0, "")
+    assert started.stdout.startswith("Working reports.\n")
     waiting = installation.query(Delivery).filter(status=Status.QUEUED)
     wait_until(lambda: waiting.count() == 1)
     assert waiting.get().queue_id == "incoming"
+
+    first = int((installation.folder / "runworker-reports.pid").read_text())
+    again = installation.manage(*in_background)
+    assert again.returncode == 1
+    assert again.stderr.startswith(f"CommandError: It runs already: process {first} holds ")
+
+    status = installation.manage("mailstatus", "--json")
+    assert json.loads(status.stdout)["others"] == [{"name": "runworker-reports", "pid": first}]
+    assert status.returncode == 1  # nobody works incoming
+
+    unknown = installation.manage("restartmail", "runworker")
+    restarted = installation.manage("restartmail", "runworker-reports")
+    assert (unknown.returncode, restarted.returncode) == (1, 0)
+    assert f"Process {first} has ended.\nWorking reports.\n" in restarted.stdout
+    store(installation, "reports")
+    wait_until(lambda: waiting.count() == 1)
+
+    stopped = installation.manage("stopmail")
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert "has ended." in stopped.stdout
+    assert alive(installation) == []
 
 
 @pytest.mark.parametrize("queue", ["outgoing", "undeliverable", "elsewhere"])

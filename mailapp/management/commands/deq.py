@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -19,8 +20,10 @@ from mailapp.addresses import whole
 from mailapp.errors import BadAddress, DidNotStart, MailError
 from mailapp.lifecycle import living, release_dead
 from mailapp.maildir import Maildir
+from mailapp.management import background
+from mailapp.management.background import Program
 from mailapp.management.starting import check, database_away, keep_no_queries
-from mailapp.management.targets import queue_or_maildir
+from mailapp.management.targets import is_name, queue_or_maildir
 from mailapp.models import INCOMING, Handler, Process, Queue
 from mailapp.pickup import Pickup, watching
 from mailapp.supervisor import Supervisor, supervised
@@ -34,6 +37,7 @@ class Command(BaseCommand):
 
     Example: manage.py deq run/queue
              manage.py deq /var/mail/posts --watch --to posts@example.com
+             manage.py deq /var/mail/posts --watch --detach
              manage.py deq index
     """
 
@@ -58,6 +62,7 @@ class Command(BaseCommand):
             metavar="MODULE",
             help="only these handler modules take the mail; repeat it, or part them with commas",
         )
+        background.add_options(parser)
         parser.add_argument("--supervisor-fd", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -66,10 +71,10 @@ class Command(BaseCommand):
                 check()
             modules = _modules(options["handlers"])
             job = job_for(options["target"], modules, _addresses(options["to"]))
+            if options["detach"] and not options["watch"]:
+                raise CommandError("--detach goes with --watch.")
             if options["watch"] and options["supervisor_fd"] is None:
-                command = ["deq", "--watch", *_repeated("--to", options["to"])]
-                command += _repeated("--handlers", modules)
-                Supervisor(command, [options["target"]], self._announce).run()
+                self._supervise(modules, options)
                 return
             keep_no_queries()
             containment.contain()
@@ -85,10 +90,21 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise database_away(error) from error
 
-    def _announce(self, ready: Mapping[str, str]) -> None:
-        for target in ready:
-            self.stdout.write(f"Working off {target}. Ctrl-C ends it.")
-        self.stdout.flush()
+    def _supervise(self, modules: Sequence[str], options: dict[str, Any]) -> None:
+        command = ["deq", "--watch", *_repeated("--to", options["to"])]
+        command += _repeated("--handlers", modules)
+        target = _from_everywhere(options["target"])
+        name = background.named_for("deq", target, *modules)
+        program = Program([*command, target], name, options["ready_fd"])
+        if options["detach"]:
+            self.stdout.write(program.start())
+            return
+
+        def announce(ready: Mapping[str, str]) -> None:
+            program.announce(f"Working off {options['target']}.", self.stdout)
+
+        with program.registered() as keep:
+            Supervisor(command, [target], announce, keep=keep).run()
 
 
 @dataclass(frozen=True)
@@ -149,6 +165,11 @@ def _addresses(given: Sequence[str]) -> list[str]:
         return [whole(text) for text in given]
     except BadAddress as error:
         raise CommandError(f"--to: {error}") from error
+
+
+def _from_everywhere(target: str) -> str:
+    """Name a target so that it is the same from whatever folder the command is started again."""
+    return target if is_name(target) else str(Path(target).absolute())
 
 
 def _repeated(option: str, values: Sequence[str]) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from mailapp.conf import mail_settings
 from mailapp.endpoints import Endpoint
-from mailapp.errors import PortTaken
+from mailapp.errors import MailError
+from mailapp.management.background import Program, add_options, named_for
 from mailapp.receiver import catcher
 from mailapp.receiver.catcher import Catcher
 from mailapp.receiver.faults import Fault
@@ -26,7 +28,7 @@ class Command(BaseCommand):
     without it is shown how it begins. Ctrl-C ends it.
 
     Example: manage.py maillog
-             manage.py maillog --queue run/queue --port 8899
+             manage.py maillog --queue run/queue --port 8899 --detach
              manage.py maillog --fail rcpt:451:10% --fail dot:slow:5
     """
     requires_system_checks = ()
@@ -43,31 +45,51 @@ class Command(BaseCommand):
             "--fail",
             action="append",
             default=[],
-            type=_fault,
+            type=_checked_fault,
             metavar="STAGE:WHAT",
             help="what to do wrong, and how often; repeat it for more. See docs/commands.md",
         )
+        add_options(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        queue, faults = options["queue"], options["fail"]
+        program = _program(options)
+        try:
+            if options["detach"]:
+                self.stdout.write(program.start())
+            else:
+                with program.registered():
+                    self._catch(program, options)
+        except MailError as error:
+            raise CommandError(str(error)) from error
+
+    def _catch(self, program: Program, options: dict[str, Any]) -> None:
+        queue = options["queue"]
         # A client is to blame for none of our faults, however many they are.
         settings = replace(mail_settings(), MAX_ERRORS=sys.maxsize)
         place = str(Endpoint("127.0.0.1", options["port"]))
-        self._announcement = f", kept in {queue}" if queue else ""
+        kept = f", kept in {queue}" if queue else ""
+
+        def announce(opened: str) -> None:
+            program.announce(f"Catching mail on {opened}{kept}.", self.stdout)
+
         try:
-            caught = Catcher(queue, show=None if queue else self._say)
-            catcher.serve(settings, place, caught, self._announce, faults)
-        except PortTaken as error:
-            raise CommandError(str(error)) from error
+            caught = Catcher(queue, show=None if queue else self._show)
+            faults = [Fault.parse(text) for text in options["fail"]]
+            catcher.serve(settings, place, caught, announce, faults)
         except OSError as error:
-            raise CommandError(f"{queue} cannot be used as a Maildir: {error}") from error
+            raise CommandError(f"{queue} cannot be used as a Maildir: {error.strerror}") from error
 
-    def _announce(self, place: str) -> None:
-        self._say(f"Catching mail on {place}{self._announcement}. Ctrl-C ends it.")
-
-    def _say(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         self.stdout.write(text)
         self.stdout.flush()
+
+
+def _program(options: dict[str, Any]) -> Program:
+    port, queue = options["port"], options["queue"]
+    command = ["maillog", f"--port={port}", *(f"--fail={fault}" for fault in options["fail"])]
+    if queue:
+        command.append(f"--queue={Path(queue).absolute()}")
+    return Program(command, named_for("maillog", str(port)), options["ready_fd"])
 
 
 def _port(text: str) -> int:
@@ -77,8 +99,9 @@ def _port(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port") from None
 
 
-def _fault(text: str) -> Fault:
+def _checked_fault(text: str) -> str:
     try:
-        return Fault.parse(text)
+        Fault.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text

@@ -27,9 +27,10 @@ WELL, NOT_WELL, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4  # exit codes; 2 is a wrong ar
 
 class Command(BaseCommand):
     help = """
-    Say whether runmail runs on this machine, which parts are alive on any machine and what
-    they work on, and how much waits in each queue. Exit code: 0 it runs and all is well,
-    1 something is not, 3 it does not run here, 4 the database cannot be asked.
+    Say whether runmail, or what was started with --detach, runs on this machine, which parts
+    are alive on any machine and what they work on, and how much waits in each queue. Exit
+    code: 0 it runs and all is well, 1 something is not, 3 nothing runs here, 4 the database
+    cannot be asked.
 
     Example: manage.py mailstatus
              manage.py mailstatus --json
@@ -100,20 +101,29 @@ class QueueStatus:
 
 
 @dataclass(frozen=True)
+class OtherStatus:
+    """A command in the background of this machine that is not runmail."""
+
+    name: str
+    pid: int | None
+
+
+@dataclass(frozen=True)
 class Status:
     """All that the command says."""
 
-    running: bool  #: here, by the lock on the pid file
+    running: bool  #: runmail, here, by the lock on the pid file
     pid: int | None
     left_by: int | None  #: the killed process that the pid file names
     pid_file: str
+    others: Sequence[OtherStatus]  #: that run here
     problems: Sequence[str]
     processes: Sequence[ProcessStatus]
     queues: Sequence[QueueStatus]
 
     @property
     def exit_code(self) -> int:
-        if not self.running:
+        if not self.running and not self.others:
             return NOT_RUNNING
         return NOT_WELL if self.problems else WELL
 
@@ -122,6 +132,7 @@ def _status() -> Status:
     pid_file = PidFile.of_runmail()
     try:
         pid, left_by = pid_file.pid(), pid_file.left_by()
+        others = [each for each in PidFile.all_held() if each.name != pid_file.name]
     except PidFileUnusable as error:
         raise CommandError(str(error), returncode=UNKNOWN) from error
     try:
@@ -131,6 +142,7 @@ def _status() -> Status:
             pid=pid,
             left_by=left_by,
             pid_file=str(pid_file.path),
+            others=[OtherStatus(each.name, each.pid()) for each in others],
             problems=[problem.text for problem in overview.problems()],
             processes=[ProcessStatus.of(row) for row in overview.processes],
             queues=[QueueStatus.of(row) for row in overview.queues],
@@ -149,6 +161,7 @@ def _seconds_since(moment: Any) -> float:
 
 def _lines(status: Status) -> Iterator[str]:
     yield _headline(status)
+    yield from (f"{each.name} runs here as process {each.pid}." for each in status.others)
     yield from (f"! {problem}" for problem in status.problems)
     yield ""
     if status.processes:

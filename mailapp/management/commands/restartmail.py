@@ -1,29 +1,41 @@
-"""End the mail server and start it again in the background, with the code as it is now."""
+"""End what runs here and start it again in the background, with the code as it is now."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from mailapp.errors import PidFileUnusable
 from mailapp.management import background
+from mailapp.management.background import Program
 from mailapp.management.starting import check
-from mailapp.pidfile import PidFile
 
 
 class Command(BaseCommand):
     help = """
-    End what runmail has started on this machine and start it again, detached. What would
-    keep it from starting is said before anything is ended: then the old one goes on.
+    End what runs on this machine and start it again, detached: runmail, and what runs with
+    --detach. What would keep it from starting is said before anything is ended: then the old
+    one goes on.
 
     Example: manage.py restartmail
+             manage.py restartmail runworker
     """
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="restart this alone")
 
     def handle(self, *args: Any, **options: Any) -> None:
         check()
         try:
-            self.stdout.write(background.stop(PidFile.of_runmail()))
+            chosen = background.chosen(options["names"])
+            for pid_file in chosen:
+                if not pid_file.pid() and pid_file.name != "runmail":
+                    raise CommandError(f"{pid_file.name} does not run here.")
+            for pid_file in chosen:
+                program = Program(pid_file.command, pid_file.name)
+                self.stdout.write(background.stop(pid_file))
+                self.stdout.write(program.start())
         except PidFileUnusable as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(background.start())

@@ -1,8 +1,9 @@
-"""End the mail server in good order."""
+"""End what runs here in good order."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,33 @@ from mailapp.pidfile import PidFile
 
 class Command(BaseCommand):
     help = """
-    End what runmail has started on this machine, with no message half done, and return when
-    all of it has ended. Where nothing runs, say so.
+    End what runs on this machine, with no message half done, and return when all of it has
+    ended: runmail, and what runs with --detach. Where nothing runs, say so.
 
     Example: manage.py stopmail
+             manage.py stopmail runworker
              manage.py stopmail --all run
     """
     requires_system_checks = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument("names", nargs="*", default=[], metavar="NAME", help="end this alone")
+        which.add_argument(
             "--all", metavar="FOLDER", help="end what each pid file in this folder stands for"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            for pid_file in _pid_files(options["all"]):
+            for pid_file in _pid_files(options["all"], options["names"]):
                 self.stdout.write(background.stop(pid_file))
         except PidFileUnusable as error:
             raise CommandError(str(error)) from error
 
 
-def _pid_files(folder: str | None) -> list[PidFile]:
+def _pid_files(folder: str | None, names: Sequence[str]) -> list[PidFile]:
     if folder is None:
-        return [PidFile.of_runmail()]
+        return background.chosen(names)
     if not Path(folder).is_dir():
         raise CommandError(f"There is no folder {folder}.")
     return [PidFile(path) for path in sorted(Path(folder).glob("*.pid"))]
