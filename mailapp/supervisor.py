@@ -127,7 +127,7 @@ class Supervisor:
                 self.selector.register(child.running.line, selectors.EVENT_READ, child)
 
     def _start(self, child: Child) -> Running:
-        command = ["-m", "django", *self.command, child.part]
+        command = ["-m", "django", *self.command, child.part, "--skip-checks"]  # which we passed
         keep = [*self.keep, *systemd.descriptors()]
         if child.part != self.worker:
             return Running.start(*command, "--supervisor-fd", keep=keep)
