@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from mailapp import operating
 from mailapp.counting import CAP
 from mailapp.mime import visible
-from mailapp.models import Delivery, Message, Queue, Transition
+from mailapp.models import OUTGOING, Delivery, Message, Queue, Suppression, Transition
 from mailapp.models.delivery import OPERATOR_MAY, Status
 
 from . import display
@@ -149,6 +149,17 @@ class DeliveryAdmin(VerbAdmin):
     def has_discard_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("mailapp.discard_delivery")
 
+    def get_fieldsets(self, request: HttpRequest, obj: Delivery | None = None) -> Any:
+        """Show, too, by which suppression nothing is sent to the recipient, if there is one."""
+        if obj is None or _suppression(obj) is None:
+            return self.fieldsets
+        (name, first), *others = self.fieldsets
+        return [(name, {"fields": [*first["fields"], "suppression"]}), *others]
+
+    @admin.display(description="suppressed")
+    def suppression(self, row: Delivery) -> SafeString | str:
+        return display.link(_suppression(row))
+
     def is_open_to(self, row: Delivery, verb: Verb) -> bool:
         return row.status in OPERATOR_MAY[verb.name]
 
@@ -175,3 +186,7 @@ class DeliveryAdmin(VerbAdmin):
             "transitions": Excerpt(moves, display.list_url(Transition, delivery=row.pk)),
             "effects": Excerpt(effects.order_by("id"), display.list_url(Message, cause=row.pk)),
         }
+
+
+def _suppression(row: Delivery) -> Suppression | None:
+    return Suppression.objects.of(row.recipient) if row.queue_id == OUTGOING else None

@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from mailapp.addresses import fold
@@ -85,4 +86,7 @@ class SuppressionAdmin(MailAdmin):
 
     @admin.display(description="until")
     def until(self, row: Suppression) -> SafeString | str:
-        return display.moment(row.expires_at) if row.expires_at else "for good"
+        if row.expires_at is None:
+            return "for good"
+        until = display.moment(row.expires_at)
+        return format_html("{} <small>expired</small>", until) if row.is_expired else until

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Self
 
+from django.core.exceptions import ValidationError
 from django.db import connections, models
 from django.db.models import Q
 from django.utils import timezone
 
 from mailapp import bounces
-from mailapp.addresses import fold
+from mailapp.addresses import fold, whole
 from mailapp.conf import mail_settings
+from mailapp.errors import BadAddress
 from mailapp.mime import visible
 
 from .delivery import Delivery, Status
@@ -48,6 +50,10 @@ class SuppressionQuerySet(models.QuerySet["Suppression"]):
     def is_suppressed(self, address: str) -> bool:
         """Say whether mail to this address would fail without a try."""
         return bool(self.among([address]))
+
+    def of(self, address: str) -> Suppression | None:
+        """Return the one by which mail to this address fails, if there is one."""
+        return self.active().filter(address=fold(address)).first()
 
     def lift(self, address: str) -> int:
         """Write to an address again; not where an operator suppressed it."""
@@ -134,5 +140,15 @@ class Suppression(models.Model):
     def __str__(self) -> str:
         return visible(self.address)
 
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
     def clean(self) -> None:
-        self.address = fold(self.address)
+        """Write the address as deliveries have it; raise ValidationError for what is none."""
+        try:
+            self.address = fold(whole(self.address))
+        except BadAddress:
+            raise ValidationError(
+                {"address": "It is no address, such as you@example.com."}
+            ) from None

@@ -104,6 +104,14 @@ class TestPages:
         assert "Deferred Attempt 1 at" in words
         assert "Traceback (most recent call last)" in words
 
+    def test_why_no_smart_host_let_us_in_can_be_read_at_once(self, admin_client, mailroom):
+        mailroom.deferred.attempt_set.update(error="smtp://mx.client.test: 535 No such user")
+
+        html = text(admin_client.get(page(mailroom.deferred)))
+
+        assert "535 No such user" in html
+        assert "Traceback" not in html
+
     def test_a_delivery_links_to_what_it_caused(self, admin_client, mailroom):
         html = text(admin_client.get(page(mailroom.done)))
 
@@ -742,6 +750,62 @@ class TestSuppressions:
         assert suppression.address == "reader@client.test"
         assert suppression.cause == Suppression.Cause.OPERATOR
         assert suppression.expires_at is None
+
+    @pytest.mark.parametrize("text", ["Reader <reader@client.test>", "reader", "a@b, c@d"])
+    def test_what_is_no_address_would_suppress_nobody_and_is_not_taken(self, operator, text):
+        from mailapp.models import Suppression
+
+        client = operator("view_suppression", "add_suppression")
+        answer = client.post(
+            reverse("admin:mailapp_suppression_add"), {**self.FIELDS, "address": text}
+        )
+
+        assert "It is no address" in answer.content.decode()
+        assert not Suppression.objects.exists()
+
+    def test_a_domain_beyond_ascii_is_suppressed_as_mail_is_addressed(self, operator):
+        from mailapp.models import Suppression
+
+        client = operator("view_suppression", "add_suppression")
+        client.post(
+            reverse("admin:mailapp_suppression_add"),
+            {**self.FIELDS, "address": "Reader@Bücher.example"},
+        )
+
+        assert Suppression.objects.is_suppressed("reader@xn--bcher-kva.example")
+
+    def test_the_form_for_a_new_one_has_no_empty_heading(self, operator):
+        client = operator("view_suppression", "add_suppression")
+        html = client.get(reverse("admin:mailapp_suppression_add")).content.decode()
+
+        assert "<h2" not in html.partition('id="content"')[2].partition("<form")[0]
+
+    def test_the_list_says_which_are_over(self, admin_client, mailroom):
+        from mailapp.models import Suppression
+
+        before = admin_client.get(listing("suppression")).content.decode()
+        Suppression.objects.update(expires_at=timezone.now())
+        after = admin_client.get(listing("suppression")).content.decode()
+
+        assert "<small>expired</small>" not in before
+        assert "<small>expired</small>" in after
+
+    @pytest.mark.parametrize(
+        ("queue", "recipient", "names_it"),
+        [
+            ("outgoing", "Gone@client.test", True),
+            ("outgoing", "other@client.test", False),
+            ("incoming", "gone@client.test", False),
+        ],
+    )
+    def test_mail_that_is_not_sent_leads_to_the_suppression(
+        self, admin_client, mailroom, delivery, queue, recipient, names_it
+    ):
+        row = delivery(recipient, queue=queue)
+
+        html = text(admin_client.get(page(row)))
+
+        assert (page(mailroom.suppression) in html) is names_it
 
     def test_an_operator_lets_an_address_be_written_to_again(self, operator, mailroom):
         from mailapp.models import Suppression
