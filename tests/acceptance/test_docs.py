@@ -34,7 +34,7 @@ NOT_TYPED = {
     r"manage\.py (procrastinate|db_worker|prune_db)|celery ": "needs an engine: test_engines",
     r"(\w+=\S+ )*\.venv/bin/pytest": "runs this suite; that it could is tested below",
     r"(\w+=\S+ )*\.venv/bin/python -m tests\.": "is a tool of this suite: test_deq",
-    r"mutt ": "wants a terminal: test_mutt",
+    r"mutt ": "wants a terminal: test_introduction",
     r"(swaks|sqlite3) ": "is not ours",
     r"systemctl ": "needs a machine that systemd runs: test_systemd",
 }

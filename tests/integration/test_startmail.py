@@ -60,11 +60,12 @@ def test_code_is_as_ruff_wants_it(here: Path):
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
-def test_mutt_is_set_up_as_in_this_project(here: Path):
+def test_mutt_is_set_up_as_in_this_project_but_for_the_environment_that_is_active(here: Path):
     startmail("mymail")
 
-    ours = Path(mailapp.__file__).parents[1] / "muttrc"
-    assert (here / "mymail/muttrc").read_text() == ours.read_text()
+    ours = (Path(mailapp.__file__).parents[1] / "muttrc").read_text()
+    assert "env .venv/bin/python " in ours
+    assert (here / "mymail/muttrc").read_text() == ours.replace(".venv/bin/python", "python")
 
 
 def test_each_project_has_a_key_of_its_own(here: Path):
