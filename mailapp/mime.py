@@ -155,12 +155,17 @@ def parse(raw: bytes) -> email.message.Message:
 def _is_too_much(raw: bytes) -> bool:
     """Say whether there are more lines and parts than any real mail has.
 
-    The parser compares each line with the boundary of each part that it is in.
+    The parser compares each line with the boundary of each part that it is in, and in a report
+    begins a part after each blank line.
     """
-    lines = raw.count(b"\n") + raw.count(b"\r")
+    lines, lowered = raw.count(b"\n") + raw.count(b"\r"), raw.lower()
     return (
         lines > 2_000_000
-        or lines * raw.lower().count(b"boundary") > 50_000_000
+        or lines * lowered.count(b"boundary") > 50_000_000
+        or (
+            b"message/delivery-status" in lowered
+            and raw.count(b"\n\n") + raw.count(b"\n\r") > 50_000
+        )
         or raw.count(b"\n--") + raw.count(b"\r--") > 20_000
     )
 
@@ -295,7 +300,7 @@ def reply_text(text: str) -> str:
 
     That is the text above a quotation, or where there is none, below it.
     """
-    lines = text.strip().split("\n")
+    lines = text.strip().split("\n", _LINES_LOOKED_AT)  # the last has all the rest
     looked_at = "\n".join(line[:500] for line in lines[:_LINES_LOOKED_AT]).rstrip()
     parts = quotequail.unwrap(looked_at) or {}
     if top := parts.get("text_top"):

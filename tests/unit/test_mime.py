@@ -86,6 +86,8 @@ def test_any_charset_gives_text(data, charset):
         )
         + b"a\r\n" * 1_000_000,
         b"Content-Type: message/rfc822\r\n\r\n" * 5000,
+        b"Content-Type: message/delivery-status\r\n\r\n" + b"A:b\n\n" * 900_000,
+        b"Content-Type: message/delivery-status\r\n\r\n" * 400_000,
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 15_000,
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 100_000,
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\n\nx\n" * 1_000_000,
@@ -115,6 +117,7 @@ def test_any_charset_gives_text(data, charset):
         b"A: b\r\n\r\nOp " + b" heeft" * 500_000,
         b"A: b\r\n\r\n" + b"On a\r\n" * 500_000,
         b"A: b\r\n\r\n" + b"-- \r\n" * 500_000,
+        b"A: b\r\n\r\n" + b"ab\r\n" * 6_000_000,
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822"
         b"\r\n\r\nTo: " + b"a@b, " * 100_000 + b"\r\n\r\nx\r\n--b--\r\n",
     ],
@@ -136,7 +139,7 @@ def test_hostile_mail_takes_bounded_time_and_memory(hostile, tmp_path):
 
 
 def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    resource.setrlimit(resource.RLIMIT_DATA, (512 << 20, 512 << 20))
 
 
 # Header fields
