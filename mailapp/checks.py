@@ -48,6 +48,13 @@ def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
             hint="Use one worker, or PostgreSQL.",
             id="mailapp.E003",
         )
+    if mail.DEAD_AFTER_SECONDS < 2 * mail.HEARTBEAT_SECONDS:
+        yield Error(
+            f'With MAIL["DEAD_AFTER_SECONDS"] = {mail.DEAD_AFTER_SECONDS:g} processes that live '
+            "count as dead, and others take their mail from them.",
+            hint='Set it to twice MAIL["HEARTBEAT_SECONDS"] or more.',
+            id="mailapp.E020",
+        )
     path = os.fsencode(Path(mail.RUN_DIR) / _LONGEST_SOCKET)
     if connection.vendor != "postgresql" and len(path) > _SOCKET_PATH_OCTETS:
         yield Error(

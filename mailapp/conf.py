@@ -89,6 +89,20 @@ def _are_positive(value: list[float]) -> str | None:
 
 
 _MOST_DAYS = 36500
+_MOST = {float: 10**9, int: 2**62}  # with more, dates, timers and limits of the system overflow
+_LEAST_MEMORY = 64 * 1024 * 1024
+
+
+def _is_days(value: float) -> str | None:
+    return None if 0 < value <= _MOST_DAYS else f"must be days, more than 0, at most {_MOST_DAYS}"
+
+
+def _is_memory_or_zero(value: int) -> str | None:
+    return None if value == 0 or value >= _LEAST_MEMORY else f"must be 0 or {_LEAST_MEMORY} or more"
+
+
+def _is_batch(value: int) -> str | None:
+    return None if 0 < value <= 1000 else "must be between 1 and 1000"
 
 
 def _are_days_of(*words: str) -> Callable[[dict[str, float]], str | None]:
@@ -290,7 +304,7 @@ class MailSettings:
         10, "Failed logins an hour from one IPv4 address or one IPv6 /64.", _is_positive
     )
     RETRY_DAYS: float = _setting(
-        7, "How long a mail is known that was stored, though its sender may not know.", _is_positive
+        7, "How long a mail is known that was stored, though its sender may not know.", _is_days
     )
     INLINE_SIZE: int = _setting(
         256 * 1024,
@@ -303,7 +317,7 @@ class MailSettings:
         _is_one_of("local", "celery", "procrastinate", "tasks"),
     )
     WORKERS: int = _setting(1, "Worker processes under `runmail` (one, on SQLite).", _is_positive)
-    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_positive)
+    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_batch)
     BATCH_SECONDS: float = _setting(
         0.25, "How long a batch may run before what is done is committed.", _is_positive
     )
@@ -313,7 +327,7 @@ class MailSettings:
     WORKER_MEMORY: int = _setting(
         512 * 1024 * 1024,
         "Memory that a worker may take before its handler fails; 0: all that there is.",
-        _is_not_negative,
+        _is_memory_or_zero,
     )
     ATOMIC_HANDLERS: bool = _setting(
         True, "Run each state function in a transaction with the state and the mail it causes."
@@ -354,11 +368,9 @@ class MailSettings:
         _is_positive,
     )
     SUPPRESS_WITHIN_DAYS: float = _setting(
-        14, "How long such a failure counts against an address.", _is_positive
+        14, "How long such a failure counts against an address.", _is_days
     )
-    SUPPRESS_DAYS: float = _setting(
-        90, "How long an address gets no mail after that.", _is_positive
-    )
+    SUPPRESS_DAYS: float = _setting(90, "How long an address gets no mail after that.", _is_days)
     RELAY_CONNECTIONS: int = _setting(
         4, "Connections that the relay keeps to the smart host at once.", _is_positive
     )
@@ -450,10 +462,11 @@ def _type_problem(value: Any, wanted: Any) -> str | None:
             return "must be a dict"
         problems = (_type_problem(item, args[1]) for item in value.values())
         return next((f"each value {problem}" for problem in problems if problem), None)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return None
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+    fits = isinstance(value, (int, float) if wanted is float else wanted)
+    if not fits or (isinstance(value, bool) and wanted is not bool):
         return f"must be {wanted.__name__}, not {type(value).__name__}"
+    if wanted in _MOST and not value <= _MOST[wanted]:
+        return f"must be at most {_MOST[wanted]}"
     return None
 
 

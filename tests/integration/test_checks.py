@@ -141,6 +141,10 @@ def test_workers_beside_each_other_on_sqlite_are_an_error(check, sqlite_options)
     assert check(WORKERS=2) == ["mailapp.E003"]
 
 
+def test_processes_that_are_dead_before_their_next_heartbeat_are_an_error(check):
+    assert check(HEARTBEAT_SECONDS=5, DEAD_AFTER_SECONDS=9) == ["mailapp.E020"]
+
+
 def test_run_folder_that_is_too_long_for_a_socket_is_an_error(check, sqlite_options):
     longest = "/" + "x" * 79
 
