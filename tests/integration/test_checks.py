@@ -195,6 +195,12 @@ def test_missing_key_for_return_paths_is_an_error(check, settings):
     assert check() == ["mailapp.E015"]
 
 
+def test_moments_in_local_time_are_an_error(check, settings):
+    settings.USE_TZ = False
+
+    assert check() == ["mailapp.E021"]
+
+
 def test_route_that_cannot_be_used_is_an_error(check, monkeypatch):
     @route("(name)@(host)")
     def START(message, **captures): ...
