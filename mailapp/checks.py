@@ -208,8 +208,8 @@ def check_time_zones(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
     """Check that each moment is kept once and for all."""
     if not settings.USE_TZ:
         yield Error(
-            "USE_TZ is False: moments are kept in local time, of which one hour a year comes twice, "
-            "and mail and timers would be early or late by it.",
+            "USE_TZ is False: moments are kept in local time, of which one hour a year comes "
+            "twice, and mail and timers would be early or late by it.",
             hint="Set USE_TZ = True.",
             id="mailapp.E021",
         )
