@@ -17,7 +17,8 @@ from mailapp.errors import MailError
 class OutboxBackend(BaseEmailBackend):
     """Stores each mail as an outgoing delivery in the caller's transaction.
 
-    Rolled back with it; sent after it. In a handler, stored with the handler's state.
+    Rolled back with it; sent after it. In a handler, stored with the handler's state, and counted
+    as an answer where it goes to who wrote.
     """
 
     def __init__(self, *, fail_silently: bool = False, **options: Any) -> None:
@@ -36,7 +37,12 @@ class OutboxBackend(BaseEmailBackend):
             return False
         raw = mime.to_bytes(message.message())
         try:
-            outbox.post(raw, sender=_address(message.from_email), recipients=recipients)
+            outbox.post(
+                raw,
+                sender=_address(message.from_email),
+                recipients=recipients,
+                answer_of=outbox.answering(recipients),
+            )
         except MailError:
             if not self.fail_silently:
                 raise

@@ -170,7 +170,7 @@ def plan(delivery: Delivery, router: Router, conversations: Conversations) -> Pl
 def perform(plan: Plan) -> Effects:
     """Run the functions of a plan. What they raise is raised, and nothing is to be written."""
     request = plan.request
-    with outbox.collecting(request.delivery.pk) as posted:
+    with outbox.collecting(request.delivery.pk, request) as posted:
         for match in plan.stateless:
             request.handler = match.handler.row
             match.state.function(request, **match.captures)
@@ -239,7 +239,7 @@ def enter_error(failed: Plan) -> Effects | None:
 def perform_error(failed: Plan) -> Effects:
     """Give the mail that failed to the ERROR function, if its route fits; the mail may go on."""
     assert failed.stateful is not None
-    with outbox.collecting(failed.request.delivery.pk) as posted:
+    with outbox.collecting(failed.request.delivery.pk, failed.request) as posted:
         effects = Effects(posted)
         for match in failed.router.matches(failed.request.recipient):
             if match.handler is failed.stateful.handler and match.state.name == ERROR:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import connection
 
@@ -34,14 +34,25 @@ class _Posted:
         self.is_committed = True
 
 
+class Question(Protocol):
+    """The mail that a handler is given."""
+
+    @property
+    def sender(self) -> str:
+        """Who wrote it; "" is the null sender."""
+
+    handler: int | None  #: id of the Handler whose function runs
+
+
 class Collected:
     """The mail of one run of a handler, until it is stored with the state.
 
     What the handler itself rolls back, by an `atomic()` of its own, is not among it.
     """
 
-    def __init__(self, cause: int | None = None) -> None:
+    def __init__(self, cause: int | None = None, question: Question | None = None) -> None:
         self.cause = cause  #: id of the Delivery that the handler works on
+        self.question = question
         self._posted: list[_Posted] = []
 
     def keep(self, what: NewMail | Delivery) -> None:
@@ -125,6 +136,18 @@ def _checked(address: str) -> str:
     return checked
 
 
+def answering(recipients: Sequence[str]) -> int | None:
+    """Return the id of the Handler at work if it answers with mail to these, else None.
+
+    That is mail to nobody but who wrote to it.
+    """
+    collected = _collected.get()
+    question = collected.question if collected else None
+    if question is None or [fold(each) for each in recipients] != [fold(question.sender)]:
+        return None
+    return question.handler
+
+
 def pass_on(delivery: Delivery, queue: str) -> None:
     """Give the message of `delivery` a second delivery, in `queue`, for other workers.
 
@@ -180,9 +203,12 @@ def _hold_answers_beyond_limits(stored: Mapping[int, NewMail]) -> None:
 
 
 @contextlib.contextmanager
-def collecting(cause: int | None = None) -> Iterator[Collected]:
-    """Keep what is posted in this block, for `store`; `cause` is the id of the Delivery, if any."""
-    collected = Collected(cause)
+def collecting(cause: int | None = None, question: Question | None = None) -> Iterator[Collected]:
+    """Keep what is posted in this block, for `store`.
+
+    `cause` is the id of the Delivery that the handler works on, if any, and `question` its mail.
+    """
+    collected = Collected(cause, question)
     token = _collected.set(collected)
     try:
         yield collected

@@ -463,11 +463,26 @@ def test_answer_of_a_try_that_fails_does_not_count(handle, work, message: Callab
     assert not Answer.objects.exists()
 
 
-def test_what_a_handler_sends_by_itself_is_no_answer(handle, work, message: Callable[..., Message]):
+def test_answer_by_way_of_django_counts_as_any_other(handle, work, message: Callable[..., Message]):
     @stateless
     @route("(anyone)@(host)", anyone=".+")
     def SEND(message, anyone, host):
-        send_mail("News", "Hello.", "you@localhost", [message.sender])
+        send_mail("Hello", "Hello.", "you@localhost", [message.sender.upper()])
+
+    handle(SEND, ANSWER)
+    write(message, 6)
+
+    work()
+
+    assert (sent(), held().count()) == (10, 2)
+
+
+def test_what_a_handler_sends_to_others_is_no_answer(handle, work, message: Callable[..., Message]):
+    @stateless
+    @route("(anyone)@(host)", anyone=".+")
+    def SEND(message, anyone, host):
+        send_mail("News", "Hello.", "you@localhost", ["other@client.test"])
+        send_mail("News", "Hello.", "you@localhost", ["other@client.test", message.sender])
         message.forward(message.sender)
 
     handle(SEND)
@@ -475,7 +490,7 @@ def test_what_a_handler_sends_by_itself_is_no_answer(handle, work, message: Call
 
     work()
 
-    assert sent() == 22
+    assert sent() == 44
 
 
 @pytest.mark.django_db(transaction=True)
