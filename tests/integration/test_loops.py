@@ -507,8 +507,9 @@ def test_several_workers_keep_the_limit_together(
 
 
 def test_batch_that_is_answered_takes_as_many_queries_as_one_mail(
-    handle, work, message: Callable[..., Message]
+    handle, work, message: Callable[..., Message], settings: Any
 ):
+    settings.MAIL = {**settings.MAIL, "BATCH_SECONDS": 60}
     handle(ANSWER)
     counts = []
 
