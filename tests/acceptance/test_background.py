@@ -23,7 +23,7 @@ RUNS_ALREADY = "CommandError: It runs already: process "
 
 @pytest.fixture
 def installation(project: Callable[..., Project]) -> Iterator[Project]:
-    made = project()
+    made = project(WEB="")
     yield made
     made.manage("stopmail")
 

@@ -77,7 +77,8 @@ def incoming(project: Project) -> list[Delivery]:
 
 
 def is_at_its_end(project: Project) -> bool:
-    return {each.status for each in incoming(project)} <= {Status.DONE, Status.HELD}
+    unfinished = project.query(Delivery).exclude(status__in=[Status.DONE, Status.HELD])
+    return not unfinished.exclude(person="").exists()
 
 
 def outcomes(project: Project, delivery: Delivery) -> list[str]:

@@ -197,25 +197,25 @@ def test_what_was_answered_250_is_worked_exactly_once_and_sent_whatever_is_kille
     assert_each_answer_is_sent(running)
 
 
-@pytest.mark.parametrize("part", ["receiver", "storer"])
 def test_retry_of_a_mail_that_was_stored_is_not_stored_again_after_a_kill(
-    project: Callable[..., Project], part: str
+    project: Callable[..., Project],
 ) -> None:
     running = project(DJANGO_SETTINGS_MODULE="tests.acceptance.settings", WEB="")
     running.start("runmail", until="Ctrl-C ends everything.")
     ledger = Ledger()
     kills = Kills(running, ledger)
-    letter = next(letters(client=0, count=1))
+    sent = dict(zip(["receiver", "storer"], letters(client=0, count=2), strict=True))
 
-    for _ in range(2):  # the client cannot know, so it sends again what was stored
+    for part, letter in sent.items():
+        for _ in range(2):  # the client cannot know, so it sends again what was stored
+            with contextlib.closing(Client(running.receiver, ledger)) as client:
+                client.send(letter)
+                kills.kill(part)
         with contextlib.closing(Client(running.receiver, ledger)) as client:
             client.send(letter)
-            kills.kill(part)
-    with contextlib.closing(Client(running.receiver, ledger)) as client:
-        client.send(letter)
-    finish(running, kills=2)
+    finish(running, kills=4)
 
-    assert_each_mail_is_stored_once(running, {letter.name})
+    assert_each_mail_is_stored_once(running, {letter.name for letter in sent.values()})
     assert_each_delivery_is_done_once(running)
 
 

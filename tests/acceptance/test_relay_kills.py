@@ -176,7 +176,7 @@ def test_what_a_killed_relay_had_not_sent_is_free_at_once(site):
 def test_killed_relay_counts_as_dead_only_once_its_successor_is_there(project):
     from mailapp.models import Process
 
-    running = project()
+    running = project(MAIL_CATCHER="", WEB="")
     running.start("runmail", until="Ctrl-C ends everything.")
     relays = running.query(Process).filter(kind="relay").order_by("pk")
 

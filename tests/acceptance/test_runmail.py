@@ -103,14 +103,19 @@ def test_signal_ends_all_of_it_in_good_order(running, number):
 
 @pytest.mark.any_database
 @pytest.mark.parametrize(
-    ("part", "place"), [("MAIL_RECEIVER", "receiver"), ("MAIL_CATCHER", "catcher"), ("WEB", "web")]
+    ("setting", "arguments"),
+    [
+        ("MAIL_RECEIVER", []),
+        ("MAIL_CATCHER", ["--only", "catcher"]),
+        ("WEB", ["--only", "web"]),
+    ],
 )
-def test_port_that_is_taken_is_one_line(project, part, place):
+def test_port_that_is_taken_is_one_line(project, setting, arguments):
     with socket.create_server((HOST, 0)) as taken:
         where = "{}:{}".format(*taken.getsockname())
-        installation = project(**{"MAIL_CATCHER": "", "WEB": "", part: where})
+        installation = project(**{"MAIL_CATCHER": "", "WEB": "", setting: where})
 
-        done = installation.manage("runmail")
+        done = installation.manage("runmail", *arguments)
 
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
@@ -120,9 +125,9 @@ def test_port_that_is_taken_is_one_line(project, part, place):
     assert alive(installation) == {}
 
 
-def test_database_that_is_not_migrated_is_one_line(project):
-    installation = project()
-    installation.manage("migrate", "mailapp", "zero")
+@pytest.mark.any_database
+def test_database_that_is_not_migrated_is_one_line(project, tmp_path):
+    installation = project(DATABASE_URL=f"sqlite:///{tmp_path}/empty.sqlite3")
 
     for arguments in ([], ["--only", "worker"]):
         done = installation.manage("runmail", *arguments)

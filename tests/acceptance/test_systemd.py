@@ -73,7 +73,9 @@ class Systemd:
 
 @pytest.fixture
 def systemd(project: Callable[..., Project]) -> Iterator[Systemd]:
-    installation = project(DJANGO_SETTINGS_MODULE="tests.acceptance.lmtp_settings")
+    installation = project(
+        DJANGO_SETTINGS_MODULE="tests.acceptance.lmtp_settings", MAIL_CATCHER="", WEB=""
+    )
     installation.environment["MAIL_LMTP"] = f"{installation.folder}/lmtp"
     host, _, port = installation.receiver.partition(":")
     with (
