@@ -19,7 +19,7 @@ from mailapp.inhand import InHand
 
 logger = logging.getLogger(__name__)
 
-_SIGNAL, _TIMER = signal.SIGALRM, signal.ITIMER_REAL
+OUT_OF_TIME, _TIMER = signal.SIGALRM, signal.ITIMER_REAL
 
 _SLOW = 3.0  # seconds, or less where a handler has less than a minute
 _SLOW_SHARE = 0.05  # of a handler's time
@@ -31,7 +31,7 @@ _in_hand: InHand | None = None
 def contain() -> None:
     """Limit this process for good, by `HANDLER_SECONDS` and `WORKER_MEMORY`."""
     global _contained
-    faulthandler.register(_SIGNAL, chain=True)  # say where it hangs, then die of the signal
+    faulthandler.register(OUT_OF_TIME, chain=True)  # say where it hangs, then die of the signal
     _limit_memory(mail_settings().WORKER_MEMORY)
     _contained = True
 
@@ -96,9 +96,14 @@ def out_of_memory() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def is_over(seconds: float) -> bool:
+    """Say whether a handler runs for longer than it may, since it has stopped the clock itself."""
+    return seconds > mail_settings().HANDLER_SECONDS + slow_seconds()
+
+
 def ending(code: int) -> str:
     """Say how a process ended, by its exit code as `subprocess` has it."""
-    if code == -_SIGNAL:
+    if code == -OUT_OF_TIME:
         return "a handler ran out of time"
     if code < 0:
         return f"signal {-code}, {signal.strsignal(-code)}"

@@ -25,7 +25,7 @@ from django.utils import timezone
 from mailapp import systemd
 from mailapp.children import Running
 from mailapp.conf import mail_settings
-from mailapp.containment import ending, slow_seconds
+from mailapp.containment import OUT_OF_TIME, ending, is_over, slow_seconds
 from mailapp.errors import DidNotStart
 from mailapp.inhand import InHand
 from mailapp.models import Delivery, Process
@@ -56,6 +56,7 @@ class Child:
     in_hand: InHand | None = None  #: of a worker
     stands_in: bool = False  #: for a worker that is stuck; is not started again
     tending: threading.Thread | None = None
+    overdue: bool = False  #: it was killed over its handler
 
     @property
     def is_stuck(self) -> bool:
@@ -191,6 +192,7 @@ class Supervisor:
         stuck = [child for child in self.children if child.is_stuck]
         for child in stuck:
             _tend(child)
+            _end_in_time(child)
         stand_ins = [child for child in self.children if child.stands_in]
         most = _MOST_STAND_INS * self.parts.count(self.worker)
         if len(stuck) >= len(stand_ins):
@@ -210,6 +212,8 @@ class Supervisor:
         line.close()
         child.running = None
         code = self._wait(child.part, process, mail_settings().DRAIN_SECONDS)
+        if child.overdue:
+            child.overdue, code = False, -OUT_OF_TIME
         _mark_stopped(process.pid, ending(code))
         return code
 
@@ -268,6 +272,13 @@ def _tend(child: Child) -> None:
         what = (child.running.process.pid, child.in_hand.behind)
         child.tending = threading.Thread(target=_act_for, args=what, daemon=True)
         child.tending.start()
+
+
+def _end_in_time(child: Child) -> None:
+    """Kill a worker whose handler has taken the clock for itself and runs on."""
+    if child.running and child.in_hand and is_over(child.in_hand.seconds):
+        child.overdue = True
+        child.running.process.kill()
 
 
 def _act_for(pid: int, behind: Sequence[int]) -> None:
