@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.core.management.base import CommandError
-from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from mailapp import registry
@@ -16,7 +16,7 @@ def keep_no_queries() -> None:
     settings.DEBUG = False
 
 
-def database_away(error: OperationalError) -> CommandError:
+def database_away(error: DatabaseError) -> CommandError:
     """Say in one line why a process cannot start, or go on."""
     return CommandError(f"The database does not answer: {one_line(str(error))}")
 

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from django.core.management.base import CommandError
-from django.db import OperationalError
+from django.db import DatabaseError
 
 from mailapp.maildir import Maildir
 from mailapp.models import Queue
 
-from .starting import database_away
+from .starting import check_tables, database_away
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -22,6 +22,8 @@ def queue_or_maildir(text: str) -> Queue | Maildir:
 
     Raise CommandError, in words for who typed it.
     """
+    if not text:
+        raise CommandError("Name a queue, or the path of a Maildir.")
     return _queue(text) if is_name(text) else _maildir(text)
 
 
@@ -34,7 +36,8 @@ def _queue(name: str) -> Queue:
     try:
         queue = Queue.objects.filter(name=name).first()
         known = ", ".join(Queue.objects.values_list("name", flat=True))
-    except OperationalError as error:
+    except DatabaseError as error:
+        check_tables()
         raise database_away(error) from error
     if queue is None:
         folder = f" For the folder, write ./{name}." if Path(name).is_dir() else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import socket
@@ -122,7 +123,8 @@ async def listening(
     try:
         server = await _open(listener, place, handed)
     except OSError as error:
-        raise PortTaken(f"{place} ({error.strerror or error})") from error
+        why = os.strerror(error.errno) if error.errno else error  # asyncio says the place again
+        raise PortTaken(f"{place} ({why})") from error
     try:
         yield _name(server, place)
     finally:

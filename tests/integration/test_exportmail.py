@@ -51,6 +51,15 @@ def read(path: Path) -> list[bytes]:
 
 @pytest.mark.django_db
 @pytest.mark.any_database
+def test_path_that_is_no_utf_8_is_shown_as_far_as_it_can_be(run, tmp_path, stored):
+    path = tmp_path / "copy\udcff.mbox"
+
+    assert run(path) == (f"Exported 3 mails to {tmp_path}/copy[U+DCFF].mbox (mbox).", "")
+    assert len(read(path)) == 3
+
+
+@pytest.mark.django_db
+@pytest.mark.any_database
 @pytest.mark.parametrize("format", ["maildir", "mh", "babyl", "eml"])
 def test_each_format_keeps_every_byte(run, tmp_path, stored, format):
     path = tmp_path / "copy"

@@ -278,6 +278,14 @@ def test_what_is_no_mailbox_is_told_and_keeps_out_no_others(run, tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.any_database
+def test_what_is_no_mailbox_is_one_line_when_it_is_all_there_is(run, tmp_path):
+    out, err = run(tmp_path / "gone")
+
+    assert (out, err) == ("", f"No mail can be read there: {tmp_path}/gone is not there")
+
+
+@pytest.mark.django_db
+@pytest.mark.any_database
 def test_a_large_mail_goes_to_the_storage(run, tmp_path, settings):
     path = write(mailbox.Maildir, tmp_path / "box")
     settings.STORAGES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_file_that_is_no_key_stays_as_it_is(tmp_path):
         call_command("makedkim", "example.com", "2026", file=str(tmp_path / "notes"))
 
     assert (tmp_path / "notes").read_text() == "no key"
+
+
+def test_want_of_the_extra_is_told_with_how_to_have_it(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mailapp.dkim", None)
+
+    with pytest.raises(CommandError, match=r'pip install "lamson-django\[dkim\]"'):
+        call_command("makedkim", "example.com", "2026")
+
+    assert not file.exists()
 
 
 def test_domain_that_mail_settings_would_refuse_is_refused():

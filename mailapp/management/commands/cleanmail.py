@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from mailapp import housekeeping
+from mailapp.management.starting import check_tables
 
 
 class Command(BaseCommand):
@@ -23,5 +24,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         verb = "Would remove" if dry_run else "Removed"
+        check_tables()
         for told in housekeeping.in_words(housekeeping.clean(dry_run=dry_run)):
             self.stdout.write(f"{verb} {told}")

@@ -24,6 +24,7 @@ from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.starting import check, database_away, keep_no_queries
 from mailapp.management.targets import is_name, queue_or_maildir
+from mailapp.mime import visible
 from mailapp.models import INCOMING, Handler, Process, Queue
 from mailapp.pickup import Pickup, watching
 from mailapp.supervisor import Supervisor, supervised
@@ -101,7 +102,7 @@ class Command(BaseCommand):
             return
 
         def announce(ready: Mapping[str, str]) -> None:
-            program.announce(f"Working off {options['target']}.", self.stdout)
+            program.announce(f"Working off {visible(options['target'])}.", self.stdout)
 
         with program.registered() as keep:
             Supervisor(command, [target], announce, keep=keep).run()
@@ -151,6 +152,8 @@ def _queue_for(modules: Collection[str]) -> str:
 def _modules(given: Sequence[str]) -> list[str]:
     """Return the names of handler modules that are on; raise CommandError for any other."""
     names = list(dict.fromkeys(name for text in given for name in text.split(",") if name))
+    if given and not names:
+        raise CommandError("--handlers names no handler.")
     known = dict(Handler.objects.filter(found=True).values_list("module", "enabled"))
     for name in names:
         if name not in known:
@@ -194,7 +197,7 @@ def _summary(job: Job, worked: int) -> str:
         return done
     taken, aside = f"{job.pickup.taken} taken", ""
     if job.pickup.put_aside:
-        aside = f"{job.pickup.put_aside} put aside in {job.pickup.errors}, "
+        aside = f"{job.pickup.put_aside} put aside in {visible(str(job.pickup.errors))}, "
     return f"{taken}, {aside}{done}"
 
 

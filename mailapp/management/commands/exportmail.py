@@ -87,7 +87,8 @@ class Command(BaseCommand):
                 self._add(target, message, wanted if options["envelope"] else None)
                 if options["verbosity"] > 0 and done % _MAILS_BETWEEN_NEWS == 0:
                     self.stderr.write(f"{done} of {total}")
-        self.stdout.write(f"Exported {amount(done - self._left_out, 'mail')} to {path} ({format}).")
+        exported = amount(done - self._left_out, "mail")
+        self.stdout.write(f"Exported {exported} to {visible(str(path))} ({format}).")
 
     def _add(self, target: NewMailbox, message: Message, enveloped: Wanted | None) -> None:
         try:

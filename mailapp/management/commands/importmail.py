@@ -95,6 +95,8 @@ class Command(BaseCommand):
                 try:
                     self._import(path, importer)
                 except NotAMailbox as error:
+                    if len(paths) == 1:
+                        raise CommandError(visible(str(error))) from error
                     self._unread = True
                     self.stderr.write(visible(str(error)))
         except KeyboardInterrupt:

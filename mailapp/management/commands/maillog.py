@@ -14,6 +14,7 @@ from mailapp.conf import mail_settings
 from mailapp.endpoints import Endpoint
 from mailapp.errors import MailError
 from mailapp.management.background import Program, add_options, named_for
+from mailapp.mime import visible
 from mailapp.receiver import catcher
 from mailapp.receiver.catcher import Catcher
 from mailapp.receiver.faults import Fault
@@ -67,7 +68,7 @@ class Command(BaseCommand):
         # A client is to blame for none of our faults, however many they are.
         settings = replace(mail_settings(), MAX_ERRORS=sys.maxsize)
         place = str(Endpoint("127.0.0.1", options["port"]))
-        kept = f", kept in {queue}" if queue else ""
+        kept = f", kept in {visible(queue)}" if queue else ""
 
         def announce(opened: str) -> None:
             program.announce(f"Catching mail on {opened}{kept}.", self.stdout)

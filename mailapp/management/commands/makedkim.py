@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from mailapp import conf, signing
 from mailapp.conf import mail_settings
 from mailapp.errors import KeyUnusable
+from mailapp.mime import visible
 
 _LONGEST_STRING = 255  # octets of one string in a TXT record (RFC 1035 3.3)
 
@@ -42,9 +43,11 @@ class Command(BaseCommand):
         try:
             made = _make(path, ed25519=ed25519)
             record = _record(str(path))
-        except (ImportError, OSError, KeyUnusable) as error:
+        except ImportError as error:
+            raise CommandError('It needs the extra: pip install "lamson-django[dkim]"') from error
+        except (OSError, KeyUnusable) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{'Made' if made else 'Kept'} {path}\n\nPublish:\n")
+        self.stdout.write(f"{'Made' if made else 'Kept'} {visible(str(path))}\n\nPublish:\n")
         self.stdout.write(f"{selector}._domainkey.{domain}. TXT {record}\n\nThen set:\n")
         self.stdout.write(f'MAIL["DKIM"] = {setting}')
 

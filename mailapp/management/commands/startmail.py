@@ -15,6 +15,7 @@ from django.core.management.templates import TemplateCommand
 from django.core.management.utils import get_random_secret_key
 
 import mailapp
+from mailapp.mime import visible
 
 TEMPLATE = Path(mailapp.__file__).parent / "project_template"
 
@@ -59,9 +60,10 @@ class Command(TemplateCommand):
         )
         for private in _PRIVATE:
             (folder / private).mkdir(mode=0o700)
+        where = visible(str(folder))
         self.stdout.write(
-            f"Made {folder}. Next:\n"
-            f"  cd {folder}\n"
+            f"Made {where}. Next:\n"
+            f"  cd {where}\n"
             "  python manage.py migrate\n"
             "  python manage.py runmail\n"
             "README.md there says the rest."
