@@ -301,6 +301,7 @@ def _is_defined_in(module: ModuleType, function: FunctionType) -> bool:
 
 _QUEUE = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _OF_OTHERS = ("outgoing", "undeliverable")
+_LONGEST = timedelta(days=36500)
 
 
 def _state(function: FunctionType, marks: _Marks) -> State:
@@ -350,8 +351,8 @@ def _check_timer(timer: TimerFunction, marks: _Marks, states: Mapping[str, State
         raise ValueError("that is no state of this module")
     if state.name == START:
         raise ValueError("a person is in START before the first mail; take a state after it")
-    if timer.delay <= timedelta(0):
-        raise ValueError("it takes a time, as in days=3")
+    if not timedelta(0) < timer.delay <= _LONGEST:
+        raise ValueError("it takes a time, as in days=3, and no more than a century")
     if marks.routes or marks.stateless or marks.queues:
         raise ValueError("a function takes mail or a conversation, not both")
     if inspect.iscoroutinefunction(timer.function):

@@ -552,6 +552,7 @@ def plain(conversation): ...
         (named("START"), plain, {"days": 3}, "in START before the first mail"),
         (named("ASKED"), plain, {}, "it takes a time"),
         (named("ASKED"), plain, {"days": -1}, "it takes a time"),
+        (named("ASKED"), plain, {"days": 3_000_000}, "no more than a century"),
         (named("ASKED"), waits, {"days": 3}, "it is async"),
         (named("ASKED"), takes_nothing, {"days": 3}, "too many positional arguments"),
         (named("ASKED"), takes_more, {"days": 3}, "missing a required argument: 'host'"),
