@@ -11,7 +11,8 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 
 from mailapp import mime, outbox
-from mailapp.errors import MailError
+from mailapp.addresses import whole
+from mailapp.errors import BadAddress, MailError
 
 
 class OutboxBackend(BaseEmailBackend):
@@ -52,4 +53,7 @@ class OutboxBackend(BaseEmailBackend):
 
 def _address(mailbox: str) -> str:
     """Return the address of `Name <address>`; what is none comes back whole, to be refused."""
-    return parseaddr(mailbox)[1] or mailbox
+    try:
+        return whole(mailbox)
+    except BadAddress:  # or what is an address could be parsed as something else: a:b@example.com
+        return parseaddr(mailbox)[1] or mailbox

@@ -559,21 +559,26 @@ _QUOTED.body_encoding = QP
 def named(name: str, address: str) -> str:
     """Write a mailbox as a header field holds it, whatever its name is."""
     if not name:
-        return _in_ascii(address)
+        return _as_it_reads(address)
     if not name.isascii() or "=?" in name:
-        return f"{Header(name, 'utf-8').encode()} <{_in_ascii(address)}>"
+        return f"{Header(name, 'utf-8').encode()} <{_as_it_reads(address)}>"
     quoted = re.sub(r'([\\"])', r"\\\1", name)
-    return f'"{quoted}" <{_in_ascii(address)}>'
+    return f'"{quoted}" <{_as_it_reads(address)}>'
 
 
-def _in_ascii(address: str) -> str:
-    """Write an address for programs that know no other."""
-    if address.isascii():
-        return address
-    local, _ = split(address)
-    if not local.isascii():
+_LIKE_A_GROUP = re.compile(r'[^\s"]*:[^\s"]*')
+
+
+def _as_it_reads(address: str) -> str:
+    """Write an address for programs that know none but those of RFC 5322, and decode words."""
+    local, domain = split(address)
+    if not local.isascii() or "=?" in local:
         local = Header(local, "utf-8", maxlinelen=_LONGEST_LINE).encode()
-    return f"{local}@{domain_of(address)}"
+    elif _LIKE_A_GROUP.fullmatch(local):
+        local = f'"{local}"'
+    elif domain.isascii():
+        return address
+    return f"{local}@{domain if domain.isascii() else domain_of(address) or domain}"
 
 
 def one_line(value: str) -> str:

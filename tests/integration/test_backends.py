@@ -75,6 +75,17 @@ def test_blind_copies_are_delivered_and_not_named():
     assert b"b@client.test" not in message.raw
 
 
+@pytest.mark.parametrize(
+    "address", ["a:b@client.test", '"a, b"@client.test', '"<c@d>"@client.test']
+)
+def test_unusual_address_is_not_taken_for_another(address):
+    mail = EmailMessage("Hello", "", "you@example.com", ["a@client.test"], bcc=[address])
+
+    mail.send()
+
+    assert recipients() == {"a@client.test", address}
+
+
 def test_mail_for_nobody_is_not_sent():
     assert EmailMessage("Hello", "", "you@example.com", []).send() == 0
     assert not Message.objects.exists()

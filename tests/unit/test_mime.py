@@ -427,6 +427,19 @@ def test_text_that_looks_like_an_encoded_word_is_read_as_it_is(text):
     assert [box.display_name for box in read["From"].addresses] == [text]
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["a:b@client.test", "=?utf-8?q?x=0D=0ABcc?=@client.test", '"a b"@client.test', "ü@client.test"],
+)
+def test_unusual_address_is_read_as_it_is(address):
+    raw = mime.compose({"To": mime.named("", address), "Cc": mime.named("You", address)}, "")
+
+    read = message_from_bytes(raw, policy=policy.default)
+    for field in ("To", "Cc"):
+        [box] = read[field].addresses
+        assert f"{box.username}@{box.domain}" == address.replace('"', "")
+
+
 def test_text_with_half_of_a_surrogate_pair_can_be_written():
     assert b"a ? b" in mime.compose({}, "a \ud800 b", "<p>a \udfff b</p>")
 
