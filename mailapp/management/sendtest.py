@@ -159,8 +159,9 @@ class LetterWriter:
         message["Message-ID"] = make_msgid(domain=mail_settings().hostname)
         message.set_content(self._body)
         for path, content in self._attachments:
+            name = mime.visible(path.name)
             maintype, subtype = _media_type(path)
-            message.add_attachment(content, maintype=maintype, subtype=subtype, filename=path.name)
+            message.add_attachment(content, maintype=maintype, subtype=subtype, filename=name)
         for name, _ in self._headers:
             del message[name]
         for name, value in self._headers:

@@ -32,9 +32,21 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def find_queue(name: str) -> Queue | None:
+    """Return the queue of that name; what can be no name is none."""
+    return Queue.objects.filter(name=name).first() if is_name(name) else None
+
+
+def expect_handlers_work(name: str) -> None:
+    """Raise CommandError unless there is a queue of that name for handlers."""
+    queue = find_queue(name)
+    if queue is None or queue.purpose != Queue.Purpose.HANDLERS:
+        raise CommandError(f"There is no queue {name} that handlers work.")
+
+
 def _queue(name: str) -> Queue:
     try:
-        queue = Queue.objects.filter(name=name).first()
+        queue = find_queue(name)
         known = ", ".join(Queue.objects.values_list("name", flat=True))
     except DatabaseError as error:
         check_tables()

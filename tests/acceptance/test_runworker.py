@@ -107,13 +107,14 @@ def test_queue_of_ones_own_is_worked_alone_in_the_background_until_it_is_ended(p
     assert alive(installation) == []
 
 
-@pytest.mark.parametrize("queue", ["outgoing", "undeliverable", "elsewhere"])
+@pytest.mark.parametrize("queue", ["outgoing", "elsewhere", "\udcff"])
 @pytest.mark.any_database
 def test_queue_that_no_handler_works_is_one_line(project, queue):
     done = project().manage("runworker", "--queue", queue)
 
     assert done.returncode == 1
-    assert done.stderr == f"CommandError: There is no queue {queue} that handlers work.\n"
+    shown = queue.encode(errors="backslashreplace").decode()
+    assert done.stderr == f"CommandError: There is no queue {shown} that handlers work.\n"
 
 
 def test_second_worker_on_sqlite_is_one_line(project):

@@ -56,6 +56,7 @@ def test_path_that_is_no_utf_8_is_shown_as_far_as_it_can_be(run, tmp_path, store
 
     assert run(path) == (f"Exported 3 mails to {tmp_path}/copy[U+DCFF].mbox (mbox).", "")
     assert len(read(path)) == 3
+    assert "is not UTF-8" in run(tmp_path / "other", "--search=\udcff")[1]
 
 
 @pytest.mark.django_db

@@ -369,7 +369,7 @@ def test_no_recipient_is_needed_before_rcpt(server):
 def test_a_generated_mail_is_complete(server, tmp_path):
     notes = tmp_path / "Notizen für Ann.txt"
     notes.write_text("äöü\n")
-    mail = tmp_path / "mail.eml"
+    mail = tmp_path / "mail\udcff.eml"
     mail.write_bytes(b"Subject: inner\r\n\r\nbytes \xff\r\n")
     send(
         server,
@@ -394,7 +394,7 @@ def test_a_generated_mail_is_complete(server, tmp_path):
     assert message.get_body().get_content().splitlines() == ["Schöne Grüße", ".", "Ann"]
     assert attachments(message) == [
         ("Notizen für Ann.txt", notes.read_bytes()),
-        ("mail.eml", mail.read_bytes()),
+        ("mail[U+DCFF].eml", mail.read_bytes()),
     ]
     assert message.defects == []
 

@@ -19,8 +19,9 @@ from mailapp.mailboxes import NEW_MAILBOXES, NewMailbox, Unfit, as_received, new
 from mailapp.maildir import envelope_fields
 from mailapp.management.exporting import Wanted
 from mailapp.management.starting import check_tables, database_away, keep_no_queries
+from mailapp.management.targets import find_queue
 from mailapp.mime import visible
-from mailapp.models import Delivery, Message, Queue
+from mailapp.models import Delivery, Message
 
 _MAILS_BETWEEN_NEWS = 1000
 
@@ -45,6 +46,7 @@ class Command(BaseCommand):
         parser.add_argument("--status", choices=sorted(Delivery.Status.values), default="")
         parser.add_argument(
             "--search",
+            type=_text,
             default="",
             metavar="TEXT",
             help="in the subject, author, sender, a recipient or the Message-ID",
@@ -62,7 +64,7 @@ class Command(BaseCommand):
         keep_no_queries()
         path = Path(mailbox)
         wanted = Wanted(**{key: options[key] for key in Wanted.__dataclass_fields__})
-        if wanted.queue and not Queue.objects.filter(name=wanted.queue).exists():
+        if wanted.queue and find_queue(wanted.queue) is None:
             raise CommandError(f"There is no queue {wanted.queue}.")
         format = options["format"] or ("mbox" if path.suffix == ".mbox" else "maildir")
         try:
@@ -114,6 +116,14 @@ def _envelope(message: Message, wanted: Wanted) -> bytes:
     deliveries = wanted.deliveries().filter(message=message)
     recipients = list(deliveries.values_list("recipient", flat=True))
     return as_received(envelope_fields(message.sender, recipients))
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
 
 
 def _moment(text: str) -> datetime:

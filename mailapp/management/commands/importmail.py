@@ -19,6 +19,7 @@ from mailapp.mailboxes import NotAMailbox, open_mailbox
 from mailapp.management.importing import Importer, MaildirTarget, QueueTarget, Target
 from mailapp.management.starting import check_tables, database_away, keep_no_queries
 from mailapp.management.submission import envelope_address
+from mailapp.management.targets import expect_handlers_work
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Queue
 
@@ -82,7 +83,7 @@ class Command(BaseCommand):
             return _maildir(Path(maildir))
         check_tables()
         if handled:
-            _expect_handlers(queue or INCOMING)
+            expect_handlers_work(queue or INCOMING)
         elif not options["dry_run"]:
             _make(queue or _QUEUE)
         return QueueTarget(queue or (INCOMING if handled else _QUEUE), handled=handled)
@@ -134,11 +135,6 @@ def _maildir(path: Path) -> Target:
         return MaildirTarget(path)
     except OSError as error:
         raise CommandError(f"--maildir {path}: {error.strerror}") from error
-
-
-def _expect_handlers(queue: str) -> None:
-    if not Queue.objects.filter(name=queue, purpose=Queue.Purpose.HANDLERS).exists():
-        raise CommandError(f"There is no queue {queue} that handlers work.")
 
 
 def _make(name: str) -> None:

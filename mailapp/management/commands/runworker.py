@@ -17,7 +17,8 @@ from mailapp.management import background
 from mailapp.management.background import Program, named_for
 from mailapp.management.numbers import positive
 from mailapp.management.starting import check, database_away, keep_no_queries
-from mailapp.models import INCOMING, Queue
+from mailapp.management.targets import expect_handlers_work
+from mailapp.models import INCOMING
 from mailapp.supervisor import Supervisor, supervised
 
 
@@ -63,8 +64,7 @@ class Command(BaseCommand):
     def _supervise(self, queue: str, options: dict[str, Any]) -> None:
         check()
         processes = options["processes"] or mail_settings().WORKERS
-        if not Queue.objects.filter(name=queue, purpose=Queue.Purpose.HANDLERS).exists():
-            raise CommandError(f"There is no queue {queue} that handlers work.")
+        expect_handlers_work(queue)
         if processes > 1 and connection.vendor == "sqlite":
             raise CommandError("SQLite has one writer at a time: use one process, or PostgreSQL.")
         program = _program(queue, options)
