@@ -18,13 +18,14 @@ LIMIT = 10
 UNFINISHED = ["queued", "claimed", "deferred"]
 
 
-def make_pair(project: Callable[..., Project]) -> tuple[Project, Project]:
+@pytest.fixture(scope="module")
+def talkative(shared_project: Callable[..., Project]) -> tuple[Project, Project]:
     """Two installations, one.test and two.test, each of which is the other's smart host.
 
-    Both take mail for both.test.
+    Both take mail for both.test, and answer what their handlers are for.
     """
     one, two = (
-        project(
+        shared_project(
             DJANGO_SETTINGS_MODULE="tests.acceptance.limiting_settings",
             MAIL_HOSTS=f"{host},both.test",
             MAIL_CATCHER="",
@@ -33,15 +34,9 @@ def make_pair(project: Callable[..., Project]) -> tuple[Project, Project]:
         for host in ("one.test", "two.test")
     )
     one.environment["MAIL_RELAY"], two.environment["MAIL_RELAY"] = two.receiver, one.receiver
+    for installation in (one, two):
+        installation.start("runmail", until="Ctrl-C ends everything.")
     return one, two
-
-
-@pytest.fixture(scope="module")
-def talkative(shared_project: Callable[..., Project]) -> tuple[Project, Project]:
-    """Two that run, and answer what their handlers are for."""
-    pair = make_pair(shared_project)
-    start(*pair)
-    return pair
 
 
 @pytest.fixture
@@ -55,9 +50,30 @@ def pair(talkative: tuple[Project, Project]) -> Iterator[tuple[Project, Project]
             installation.query(model).delete()
 
 
-def start(*installations: Project) -> None:
-    for installation in installations:
-        installation.start("runmail", until="Ctrl-C ends everything.")
+@pytest.fixture
+def forwarding(pair: tuple[Project, Project]) -> Iterator[tuple[Project, Project]]:
+    """The two, who forward everything."""
+    forward_everything(pair, True)
+    yield pair
+    forward_everything(pair, False)
+
+
+def forward_everything(pair: tuple[Project, Project], enabled: bool) -> None:
+    """Return once their receivers know it."""
+    from mailapp.models import Handler
+
+    for installation in pair:
+        forward = installation.query(Handler).filter(module="mailapp.handlers.forward")
+        assert forward.update(enabled=enabled)
+        wait_until(lambda it=installation: takes(it, "any-body@both.test") is enabled)
+
+
+def takes(installation: Project, recipient: str) -> bool:
+    receiver = Endpoint.parse(installation.receiver)
+    with smtplib.SMTP(receiver.host, receiver.port) as smtp:
+        smtp.ehlo()
+        smtp.mail("")
+        return smtp.rcpt(recipient)[0] == 250
 
 
 def write(to: Project, sender: str, recipient: str) -> None:
@@ -122,21 +138,17 @@ def test_two_that_take_each_other_for_people_fall_silent_after_ten_answers_each(
 
 @pytest.mark.any_database
 def test_two_that_forward_everything_to_each_other_fall_silent_after_one_round(
-    project: Callable[..., Project],
+    forwarding: tuple[Project, Project],
 ):
-    from mailapp.models import Delivery, Handler
+    from mailapp.models import Delivery
 
-    one, two = pair = make_pair(project)
-    for installation in pair:
-        forward = installation.query(Handler).filter(module="mailapp.handlers.forward")
-        assert forward.update(enabled=True)
-    start(one, two)
+    one, two = forwarding
 
     write(one, "reader@elsewhere.test", "any-body@both.test")
 
     failed = one.query(Delivery).filter(queue="incoming", status="failed")
     wait_until(lambda: failed.exists() and is_silent(one, two))
     assert failed.get().reply == "550 5.4.6 The mail goes in a circle"
-    assert [each.query(Delivery).filter(queue="incoming").count() for each in pair] == [2, 1]
+    assert [each.query(Delivery).filter(queue="incoming").count() for each in forwarding] == [2, 1]
     report = one.query(Delivery).get(queue="outgoing", status="failed")
     assert (report.recipient, report.message.sender) == ("reader@elsewhere.test", "")
