@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
 import re
 from collections.abc import Iterator, Mapping
-from email.utils import getaddresses
 
 from mailapp import mime
 from mailapp.addresses import whole
@@ -12,6 +12,9 @@ from mailapp.errors import BadAddress
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*\r\n(?:[ \t].*\r\n)*)")
 _EMPTY_GROUP = re.compile(r":\s*;")
+
+# Newer Pythons are strict, and then take no list with a comma in a comment.
+_LENIENT = {"strict": False} if hasattr(email.utils, "supports_strict_parsing") else {}
 
 _ADDRESSED = {"to", "cc", "bcc"}
 _RESENT = {"resent-to", "resent-cc", "resent-bcc"}
@@ -67,7 +70,8 @@ def without_dot(lines: Iterator[bytes]) -> Iterator[bytes]:
 def addresses_in(text: str) -> list[str]:
     """Return the addresses of a list as To has one; raise BadAddress if it cannot be read."""
     try:
-        found = [address for _, address in getaddresses([text]) if address]
+        boxes = email.utils.getaddresses([text], **_LENIENT)
+        found = [address for _, address in boxes if address]
     except RecursionError:  # of comments in comments
         found = []
     if not found and text.strip() and not _EMPTY_GROUP.search(text):

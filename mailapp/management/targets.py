@@ -60,5 +60,7 @@ def _queue(name: str) -> Queue:
 def _maildir(path: str) -> Maildir:
     try:
         return Maildir(path)
-    except (mailbox.NoSuchMailboxError, OSError) as error:
+    except mailbox.NoSuchMailboxError as error:
         raise CommandError(f"{path} is no Maildir: it has no folder new.") from error
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error

@@ -346,6 +346,7 @@ def test_maildir_holds_and_retries_nothing(mailqueue, maildir, path, verb):
         (["nonsense", "incoming"], "invalid choice: 'nonsense'"),
         (["list", "nowhere"], "There is no queue nowhere"),
         (["list", "./nowhere"], "./nowhere is no Maildir"),
+        (["list", f"./{'x' * 300}"], f"./{'x' * 300}: File name too long"),
         (["get", "incoming", "1"], "There is no mail with this key: 1"),
         (["get", "incoming", "one"], "There is no mail with this key: one"),
         (["get", "incoming", "9" * 40], "There is no mail with this key"),

@@ -34,8 +34,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            for pid_file in _pid_files(options["all"], options["names"]):
+            pid_files = _pid_files(options["all"], options["names"])
+            for pid_file in pid_files:
                 self.stdout.write(background.stop(pid_file))
+            if not pid_files:
+                self.stdout.write(f"Nothing runs there: {options['all']} has no pid file.")
         except PidFileUnusable as error:
             raise CommandError(str(error)) from error
 
@@ -43,6 +46,8 @@ class Command(BaseCommand):
 def _pid_files(folder: str | None, names: Sequence[str]) -> list[PidFile]:
     if folder is None:
         return background.chosen(names)
-    if not Path(folder).is_dir():
-        raise CommandError(f"There is no folder {folder}.")
-    return [PidFile(path) for path in sorted(Path(folder).glob("*.pid"))]
+    try:
+        paths = sorted(path for path in Path(folder).iterdir() if path.suffix == ".pid")
+    except OSError as error:
+        raise CommandError(f"{folder}: {error.strerror}") from error
+    return [PidFile(path) for path in paths]
