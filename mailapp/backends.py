@@ -54,6 +54,7 @@ class OutboxBackend(BaseEmailBackend):
 def _address(mailbox: str) -> str:
     """Return the address of `Name <address>`; what is none comes back whole, to be refused."""
     try:
-        return whole(mailbox)
-    except BadAddress:  # or what is an address could be parsed as something else: a:b@example.com
-        return parseaddr(mailbox)[1] or mailbox
+        return whole(mailbox)  # which could be parsed as something else: a:b@example.com
+    except BadAddress:
+        has_lines = "\r" in mailbox or "\n" in mailbox  # Django sees to that, but not in Bcc
+        return mailbox if has_lines else parseaddr(mailbox)[1] or mailbox

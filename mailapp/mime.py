@@ -465,6 +465,15 @@ def _fits(folded: bytes) -> bool:
 _WITH_ADDRESSES = {"from", "sender", "to", "cc", "reply-to"}
 
 
+_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 3.6.8
+
+
+def _check_name(name: str) -> None:
+    """Raise ValueError for a name that would be more than that: a line end, or a value."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a header field")
+
+
 def _spelt_out(name: str, value: str) -> str:
     """Return a text as a field holds it; what looks like words of RFC 2047 is no such words.
 
@@ -492,7 +501,9 @@ _COMPOSED = _Composed(linesep="\r\n")
 
 
 def to_bytes(message: email.message.Message) -> bytes:
-    """Write a composed mail with CRLF line ends."""
+    """Write a composed mail with CRLF line ends; raise ValueError for a field without a name."""
+    for name in message.keys():  # noqa: SIM118 - a mail is no dict
+        _check_name(name)
     out = io.BytesIO()
     # Django composes with compat32 up to 5.2, and with the policy that knows addresses from 6.0.
     policy = _COMPOSED if isinstance(message.policy, Compat32) else SMTP
@@ -504,7 +515,10 @@ def compose(fields: Mapping[str, str], text: str, html: str = "") -> bytes:
     """Write a mail of these fields, each on one line, and these texts, whatever they hold.
 
     Not by way of Django, whose mails from 6.0 on know addresses, and refuse some or fold them away.
+    Raise ValueError for what cannot be the name of a field.
     """
+    for name in fields:
+        _check_name(name)
     fields = {name: _spelt_out(name, value) for name, value in fields.items()}
     return (None if html else plain_to_bytes(fields, text)) or composed(fields, text, html)
 
@@ -604,7 +618,12 @@ def visible(text: str) -> str:
 
 
 def with_fields(fields: Sequence[tuple[str, str]], raw: bytes) -> bytes:
-    """Put header fields above the bytes of a mail, which stay as they are (DKIM still holds)."""
+    """Put header fields above the bytes of a mail, which stay as they are (DKIM still holds).
+
+    Raise ValueError for what cannot be the name of a field.
+    """
+    for name, _ in fields:
+        _check_name(name)
     return b"".join(f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields) + raw
 
 

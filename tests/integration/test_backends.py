@@ -86,6 +86,23 @@ def test_unusual_address_is_not_taken_for_another(address):
     assert recipients() == {"a@client.test", address}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headers": {"X\r\nBcc": "b@client.test"}},
+        {"headers": {"X\r\n\r\nBody": ""}},
+        {"bcc": ["b@client.test\nTo: c@client.test"]},
+    ],
+)
+def test_header_gains_no_line_where_django_lets_one_through(fields):
+    mail = EmailMessage("Hello", "", "you@example.com", ["a@client.test"], **fields)
+
+    with pytest.raises((BadAddress, ValueError)):
+        mail.send()
+
+    assert not Message.objects.exists()
+
+
 def test_mail_for_nobody_is_not_sent():
     assert EmailMessage("Hello", "", "you@example.com", []).send() == 0
     assert not Message.objects.exists()

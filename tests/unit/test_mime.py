@@ -427,6 +427,14 @@ def test_text_that_looks_like_an_encoded_word_is_read_as_it_is(text):
     assert [box.display_name for box in read["From"].addresses] == [text]
 
 
+@pytest.mark.parametrize("name", ["X\r\nBcc", "X\nBcc", "X: Y", "X Y", "X\0", "Ü", ""])
+def test_name_of_a_field_that_is_more_than_a_name_is_refused(name):
+    with pytest.raises(ValueError, match="not the name of a header field"):
+        mime.compose({"Subject": "Hi", name: "you@example.com"}, "Hello\n")
+    with pytest.raises(ValueError, match="not the name of a header field"):
+        mime.with_fields([(name, "you@example.com")], b"Subject: Hi\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     "address",
     ["a:b@client.test", "=?utf-8?q?x=0D=0ABcc?=@client.test", '"a b"@client.test', "ü@client.test"],
