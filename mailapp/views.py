@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -17,7 +18,11 @@ from mailapp.unsubscribing import unsubscribed, wish_of
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
-    """Ask for a click, since programs follow links too; a POST acts, and may be repeated."""
+    """Ask for a click, since programs follow links too; a POST acts, and may be repeated.
+
+    Raise ImproperlyConfigured when nothing of the project takes people off lists: nobody is to
+    be told that it was done.
+    """
     try:
         wish = wish_of(token)
     except LinkForged as error:
@@ -25,5 +30,6 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     done = request.method == "POST"
     if done:
         with transaction.atomic():
-            unsubscribed.send(sender=None, **wish._asdict())
+            if not unsubscribed.send(sender=None, **wish._asdict()):
+                raise ImproperlyConfigured("No receiver of mailapp.unsubscribing.unsubscribed")
     return render(request, "mailapp/unsubscribe.html", {"wish": wish, "done": done})

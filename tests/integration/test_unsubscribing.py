@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signing import Signer
 from django.db import transaction
 from django.test import Client
@@ -76,6 +77,15 @@ def test_post_of_a_mail_program_acts_at_once(db, left):
     assert answer.status_code == 200
     assert left == [WISH]
     assert not answer.cookies
+
+
+def test_nobody_is_told_that_they_are_off_a_list_when_nothing_takes_them_off(
+    db, client, monkeypatch
+):
+    monkeypatch.setattr(unsubscribing.unsubscribed, "receivers", [])
+
+    with pytest.raises(ImproperlyConfigured, match="No receiver"):
+        client.post(unsubscribing.link(WISH), ONE_CLICK)
 
 
 @pytest.mark.parametrize("method", ["get", "head"])
