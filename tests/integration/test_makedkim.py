@@ -36,6 +36,14 @@ def test_mail_verifies_when_one_does_as_it_says(file, settings, capsys, kind):
     assert verdicts(signing.signed(RAW), {name: "".join(parts)}) == [True]
 
 
+def test_key_that_the_settings_name_already_can_be_made(file, settings):
+    settings.MAIL |= {"DKIM": {"example.com": {"2026": str(file)}}}
+
+    call_command("makedkim", "example.com", "2026", skip_checks=False)
+
+    assert file.exists()
+
+
 def test_key_is_readable_by_its_owner_alone(file):
     call_command("makedkim", "example.com", "2026")
 
