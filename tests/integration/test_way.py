@@ -12,6 +12,7 @@ from mailapp.models import Delivery, NewMail
 from mailapp.models.delivery import Status
 from mailapp.routing import route, stateless
 from tests.integration.relaying import settled
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -137,7 +138,7 @@ def test_what_the_smart_host_replied_is_said(serve, relay, post, said, reply, st
     relay(server.address)
 
     assert settled(mail).attempts == 1
-    [line] = said()[:1]
+    [line] = wait_until(said)[:1]
     assert line.startswith(f"mail {mail.pk} {step} to <reader@client.test>: {reply}")
 
 
@@ -150,7 +151,7 @@ def test_what_a_mail_caused_goes_by_its_number(delivery, message, serve, relay, 
     relay(serve(dot="250 Taken").address)
 
     assert settled(answer).status == Status.DONE
-    assert said() == [
+    assert wait_until(said) == [
         f"mail {cause.message_id} sent what it caused, mail {answer.pk}, "
         "to <reader@client.test>: 250 Taken"
     ]
