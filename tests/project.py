@@ -45,15 +45,17 @@ class Databases:
     @contextlib.contextmanager
     def fresh(self) -> Iterator[str]:
         """Yield the URL of a migrated database, which is gone afterwards."""
-        if self._server:
-            url = self._empty(template=self._template)
-        else:
-            url = f"sqlite:///{self._folder}/{uuid.uuid4().hex}.sqlite3"
-            shutil.copy(_path(self._template), _path(url))
+        url = self._empty(template=self._template) if self._server else self.copy(self._folder)
         try:
             yield url
         finally:
             self._drop(url)
+
+    def copy(self, folder: Path) -> str:
+        """Copy a migrated SQLite file into a folder and return its URL."""
+        url = f"sqlite:///{folder}/{uuid.uuid4().hex}.sqlite3"
+        shutil.copy(_path(self._template), _path(url))
+        return url
 
     def close(self) -> None:
         """Remove what all of them were copied from."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
     from mailapp.models import RawMessage
+    from tests.project import Databases
 
 SMALL = 3_000  # octets, kept in a row
 LARGE = 100_000  # over the INLINE_SIZE of these tests, so kept as a file
@@ -148,7 +149,9 @@ Start = Callable[..., Site]
 
 
 @pytest.fixture
-def start(disk: Disk, tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Start]:
+def start(
+    disk: Disk, tmp_path: Path, project_databases: Databases, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Start]:
     """Start a receiver whose every file is on the disk: `start(min_free_space=1, senders=2)`."""
     with django_db_blocker.unblock(), contextlib.ExitStack() as stack:
 
@@ -158,10 +161,9 @@ def start(disk: Disk, tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Ite
                 "DJANGO_SETTINGS_MODULE": "tests.acceptance.disk_settings",
                 "MAIL_MIN_FREE_SPACE": str(min_free_space),
             }
-            url = f"sqlite:///{disk.folder}/mail.sqlite3"
+            url = project_databases.copy(disk.folder)
             project = Project(tmp_path, url, environment)  # so that the logs are elsewhere
             stack.enter_context(contextlib.closing(project))
-            assert project.manage("migrate", "--verbosity=0").returncode == 0
             project.start("runmail", "--only", "receiver", until="")
             opened = [Sender(project.receiver, f"sender{number}") for number in range(senders)]
             for sender in opened:
