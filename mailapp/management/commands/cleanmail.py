@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from mailapp import housekeeping
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.starting import check_tables
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Remove mail, history and processes that MAIL["KEEP"] keeps no longer, and files of large
     messages that no message names. Workers do so once a day; other mail goes on meanwhile.

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
+from django.core.management.base import CommandError
 
 from mailapp import containment, registry, worker
 from mailapp.addresses import whole
-from mailapp.errors import BadAddress, DidNotStart, MailError
+from mailapp.errors import BadAddress, DidNotStart
 from mailapp.lifecycle import living, release_dead
 from mailapp.maildir import Maildir
 from mailapp.management import background
 from mailapp.management.background import Program
-from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.management.command import DatabaseCommand
+from mailapp.management.starting import check, keep_no_queries
 from mailapp.management.targets import is_name, queue_or_maildir
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Handler, Process, Queue
@@ -30,7 +30,7 @@ from mailapp.pickup import Pickup, watching
 from mailapp.supervisor import Supervisor, supervised
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Work off a Maildir that another mail server fills, or a queue, by the handlers. A mail
     leaves the Maildir when it is stored; what cannot be taken goes to its subfolder .errors.
@@ -86,10 +86,8 @@ class Command(BaseCommand):
                     self.stdout.write(work_off(job))
         except DidNotStart:
             sys.exit(1)  # it has said why
-        except (MailError, OSError) as error:
+        except OSError as error:
             raise CommandError(str(error)) from error
-        except OperationalError as error:
-            raise database_away(error) from error
 
     def _supervise(self, modules: Sequence[str], options: dict[str, Any]) -> None:
         command = ["deq", "--watch", *_repeated("--to", options["to"])]

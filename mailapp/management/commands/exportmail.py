@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import Error, OperationalError
+from django.core.management.base import CommandError
+from django.db import Error
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -17,8 +17,9 @@ from mailapp.amounts import amount
 from mailapp.failures import in_one_line
 from mailapp.mailboxes import NEW_MAILBOXES, NewMailbox, Unfit, as_received, new_mailbox
 from mailapp.maildir import envelope_fields
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.exporting import Wanted
-from mailapp.management.starting import check_tables, database_away, keep_no_queries
+from mailapp.management.starting import check_tables, keep_no_queries
 from mailapp.management.targets import find_queue
 from mailapp.mime import visible
 from mailapp.models import Delivery, Message
@@ -26,7 +27,7 @@ from mailapp.models import Delivery, Message
 _MAILS_BETWEEN_NEWS = 1000
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Write mail into a new mailbox that other programs read: a Maildir, an mbox, MH or Babyl.
     All mail, or that of a queue, or what is searched for.
@@ -69,8 +70,6 @@ class Command(BaseCommand):
         format = options["format"] or ("mbox" if path.suffix == ".mbox" else "maildir")
         try:
             self._export(path, format, wanted, options)
-        except OperationalError as error:
-            raise database_away(error) from error
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}") from error
         except KeyboardInterrupt:

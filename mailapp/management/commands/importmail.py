@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
+from django.core.management.base import CommandError
 
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox, open_mailbox
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.importing import Importer, MaildirTarget, QueueTarget, Target
-from mailapp.management.starting import check_tables, database_away, keep_no_queries
+from mailapp.management.starting import check_tables, keep_no_queries
 from mailapp.management.submission import envelope_address
 from mailapp.management.targets import expect_handlers_work
 from mailapp.mime import visible
@@ -27,7 +27,7 @@ _QUEUE = "imported"
 _MAILS_BETWEEN_NEWS = 1000
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Take the mail of mailboxes (mbox, Maildir, MH, Babyl, .eml files or folders of them) into a
     queue, where it is held: nobody is answered. What was imported before is not imported again,
@@ -65,8 +65,6 @@ class Command(BaseCommand):
                 self._target(options), _addresses(options["to"]), dry_run=options["dry_run"]
             )
             ended = self._import_all([Path(each) for each in mailboxes], importer)
-        except OperationalError as error:
-            raise database_away(error) from error
         except OSError as error:
             raise CommandError(f"{error}. Run it again to go on.") from error
         self._summarize(importer, dry_run=options["dry_run"])

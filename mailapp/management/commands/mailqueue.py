@@ -10,15 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
+from django.core.management.base import CommandError
 
 from mailapp import mime
 from mailapp.amounts import amount
-from mailapp.errors import MailError
 from mailapp.logs import escaped
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.mailqueue import Entry, Place, place_of
-from mailapp.management.starting import database_away
 from mailapp.management.targets import queue_or_maildir
 from mailapp.mime import visible
 
@@ -40,7 +38,7 @@ _OF_SOME = ("retry", "hold", "release")
 _WITHOUT_JSON = ("get", "pop")
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Look into a queue, by its name, or into a Maildir, by its path; take mail out of it, hold it
     or set it free. A mail that a worker has in hand is left to the worker.
@@ -74,10 +72,8 @@ class Command(BaseCommand):
         try:
             place = place_of(queue_or_maildir(target))
             getattr(self, f"_{action}")(place, target=target, **options)
-        except (MailError, OSError) as error:
+        except OSError as error:
             raise CommandError(str(error)) from error
-        except OperationalError as error:
-            raise database_away(error) from error
 
     def _list(self, place: Place, *, json: bool, **options: Any) -> None:
         if json:

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
+from django.core.management.base import CommandError
 
 from mailapp.conf import mail_settings
-from mailapp.errors import MailError
 from mailapp.management import routes
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.routes import Candidate, Explanation, Listed
-from mailapp.management.starting import check, database_away
+from mailapp.management.starting import check
 from mailapp.management.tables import table
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Show all routes in their order. With an address, show what would become of a mail to it: what
     the receiver says, which functions run, and why the others do not. Nothing is run or stored.
@@ -44,16 +43,11 @@ class Command(BaseCommand):
     ) -> None:
         if address is None and sender is not None:
             raise CommandError("Say where the mail goes, too: mailroutes ADDRESS --from PERSON")
-        try:
-            check()
-            if address is None:
-                self._show_all(as_json=json)
-            else:
-                self._explain(address, _envelope(sender), as_json=json)
-        except MailError as error:
-            raise CommandError(str(error)) from error
-        except OperationalError as error:
-            raise database_away(error) from error
+        check()
+        if address is None:
+            self._show_all(as_json=json)
+        else:
+            self._explain(address, _envelope(sender), as_json=json)
 
     def _show_all(self, *, as_json: bool) -> None:
         listed = list(routes.all_routes())

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from mailapp.conf import mail_settings
+from mailapp.management.command import DatabaseCommand
 from mailapp.mime import one_line
 
 NAME = "admin"
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Make the superuser “admin” with a random password, which is printed and kept in
     RUN_DIR/admin-password. Nothing is done where a superuser exists.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from mailapp.errors import PidFileUnusable
 from mailapp.management import background
 from mailapp.management.background import Program
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.starting import check
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     End what runs on this machine and start it again, detached: runmail, and what runs with
     --detach. What would keep it from starting is said before anything is ended: then the old
@@ -28,14 +28,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check()
-        try:
-            chosen = background.chosen(options["names"])
-            for pid_file in chosen:
-                if not pid_file.pid() and pid_file.name != "runmail":
-                    raise CommandError(f"{pid_file.name} does not run here.")
-            for pid_file in chosen:
-                program = Program(pid_file.command, pid_file.name)
-                self.stdout.write(background.stop(pid_file))
-                self.stdout.write(program.start())
-        except PidFileUnusable as error:
-            raise CommandError(str(error)) from error
+        chosen = background.chosen(options["names"])
+        for pid_file in chosen:
+            if not pid_file.pid() and pid_file.name != "runmail":
+                raise CommandError(f"{pid_file.name} does not run here.")
+        for pid_file in chosen:
+            program = Program(pid_file.command, pid_file.name)
+            self.stdout.write(background.stop(pid_file))
+            self.stdout.write(program.start())

@@ -11,16 +11,14 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError
-
 from mailapp import autoreload, containment
 from mailapp.conf import mail_settings
-from mailapp.errors import DidNotStart, MailError
+from mailapp.errors import DidNotStart
 from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.banner import banner
-from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.management.command import DatabaseCommand
+from mailapp.management.starting import check, keep_no_queries
 from mailapp.pidfile import PidFile
 from mailapp.supervisor import Supervisor, supervised
 
@@ -30,13 +28,13 @@ _PARTS = {
     "relay": "mailapp.relay",
     "worker": "mailapp.worker",
     "sweeper": "mailapp.engines.sweeper",
-    "receiver": "mailapp.receiver",
+    "receiver": "mailapp.receiver.server",
     "web": "mailapp.devserver",
 }
 _STORER = "mailapp.receiver.storer"
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Run the whole mail server: receiver, workers, relay, and with MAIL["CATCHER"] and
     MAIL["WEB"] the mail catcher and the admin. Ctrl-C or SIGTERM ends all of it with no
@@ -70,10 +68,6 @@ class Command(BaseCommand):
                 self._run_all(options["ready_fd"])
         except DidNotStart:
             sys.exit(1)  # the part has said why
-        except MailError as error:
-            raise CommandError(str(error)) from error
-        except OperationalError as error:
-            raise database_away(error) from error
 
     def _run_part(self, part: str, supervisor_fd: int | None, in_hand_fd: int | None) -> None:
         if supervisor_fd is None:

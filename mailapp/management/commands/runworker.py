@@ -7,22 +7,23 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError, connection
+from django.core.management.base import CommandError
+from django.db import connection
 
 from mailapp import containment, worker
 from mailapp.conf import mail_settings
-from mailapp.errors import DidNotStart, MailError
+from mailapp.errors import DidNotStart
 from mailapp.management import background
 from mailapp.management.background import Program, named_for
+from mailapp.management.command import DatabaseCommand
 from mailapp.management.numbers import positive
-from mailapp.management.starting import check, database_away, keep_no_queries
+from mailapp.management.starting import check, keep_no_queries
 from mailapp.management.targets import expect_handlers_work
 from mailapp.models import INCOMING
 from mailapp.supervisor import Supervisor, supervised
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = """
     Work a queue with handlers, without a receiver and a relay. Ctrl-C or SIGTERM ends the workers
     with no message half done; with --detach they are in the background, and stopmail ends them.
@@ -56,10 +57,6 @@ class Command(BaseCommand):
                     worker.run(on_ready, queue)
         except DidNotStart:
             sys.exit(1)  # the worker has said why
-        except MailError as error:
-            raise CommandError(str(error)) from error
-        except OperationalError as error:
-            raise database_away(error) from error
 
     def _supervise(self, queue: str, options: dict[str, Any]) -> None:
         check()
