@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import fuzzing, postgres
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
 
 # Where the project is installed, its entry point has the same name, and so it is loaded once.
 pytest_plugins = ["mailapp.testing.plugin"]
@@ -163,3 +168,27 @@ def django_db_modify_db_settings(
         folder = tmp_path_factory.mktemp("database")
         connection.settings_dict["TEST"]["NAME"] = str(folder / "mail.sqlite3")
         connection.settings_dict["OPTIONS"]["init_command"] += "PRAGMA synchronous=OFF;"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """After a test that commits, put back the rows that `migrate` makes.
+
+    Django would have its apps find out anew which those are, which takes longer than most tests.
+    """
+    from django.contrib.auth.models import Permission
+    from django.contrib.contenttypes.models import ContentType
+
+    from mailapp.models import Handler, Queue
+
+    with django_db_blocker.unblock():
+        models = (ContentType, Permission, Queue, Handler)
+        made = [(model.objects, list(model.objects.all())) for model in models]
+
+    def put_back(*ignored: object) -> None:
+        for objects, rows in made:
+            objects.bulk_create(rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("django.core.management.commands.flush.emit_post_migrate_signal", put_back)
+        yield
