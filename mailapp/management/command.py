@@ -1,9 +1,10 @@
-"""What the commands that need the database have in common: it may be away."""
+"""What our commands have in common: what is wrong they say in one line."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 
@@ -12,14 +13,14 @@ from mailapp.errors import MailError
 from .starting import database_away
 
 
-class DatabaseCommand(BaseCommand):
-    """A command that ends in one line when the database is away, or a MailError says why."""
+class MailCommand(BaseCommand):
+    """A command that ends in one line at a MailError, wrong settings, or a database that is away."""
 
     def execute(self, *args: Any, **options: Any) -> Any:
         """Run Django's checks, of which some ask the database, and then the command."""
         try:
             return super().execute(*args, **options)
-        except MailError as error:
+        except (ImproperlyConfigured, MailError) as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:
             raise database_away(error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from django.core.management import load_command_class
+from django.core.management import CommandError, call_command, load_command_class
 
 import mailapp.management.commands as commands
 
@@ -20,3 +20,15 @@ def test_help_has_an_example(name):
 
     assert "example" in said.lower()
     assert f"manage.py {name}" in said.partition("xample")[2]
+
+
+@pytest.mark.parametrize(
+    "line", [["stopmail"], ["maillog"], ["mailstatus"], ["replaymail", "README.md"]]
+)
+def test_misspelt_setting_is_said_of_commands_that_run_no_checks(settings, line):
+    settings.MAIL = {**settings.MAIL, "HOST": ["example.com"]}
+
+    with pytest.raises(
+        CommandError, match=r'^MAIL\["HOST"\] is not a setting; did you mean "HOSTS"'
+    ):
+        call_command(*line)

@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 from mailapp import housekeeping
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.starting import check_tables
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Remove mail, history and processes that MAIL["KEEP"] keeps no longer, and files of large
     messages that no message names. Workers do so once a day; other mail goes on meanwhile.

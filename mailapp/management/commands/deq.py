@@ -21,7 +21,7 @@ from mailapp.lifecycle import living, release_dead
 from mailapp.maildir import Maildir
 from mailapp.management import background
 from mailapp.management.background import Program
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.starting import check, keep_no_queries
 from mailapp.management.targets import is_name, queue_or_maildir
 from mailapp.mime import visible
@@ -30,7 +30,7 @@ from mailapp.pickup import Pickup, watching
 from mailapp.supervisor import Supervisor, supervised
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Work off a Maildir that another mail server fills, or a queue, by the handlers. A mail
     leaves the Maildir when it is stored; what cannot be taken goes to its subfolder .errors.

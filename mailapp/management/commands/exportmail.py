@@ -17,7 +17,7 @@ from mailapp.amounts import amount
 from mailapp.failures import in_one_line
 from mailapp.mailboxes import NEW_MAILBOXES, NewMailbox, Unfit, as_received, new_mailbox
 from mailapp.maildir import envelope_fields
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.exporting import Wanted
 from mailapp.management.starting import check_tables, keep_no_queries
 from mailapp.management.targets import find_queue
@@ -27,7 +27,7 @@ from mailapp.models import Delivery, Message
 _MAILS_BETWEEN_NEWS = 1000
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Write mail into a new mailbox that other programs read: a Maildir, an mbox, MH or Babyl.
     All mail, or that of a queue, or what is searched for.

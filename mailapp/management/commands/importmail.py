@@ -15,7 +15,7 @@ from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox, open_mailbox
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.importing import Importer, MaildirTarget, QueueTarget, Target
 from mailapp.management.starting import check_tables, keep_no_queries
 from mailapp.management.submission import envelope_address
@@ -27,7 +27,7 @@ _QUEUE = "imported"
 _MAILS_BETWEEN_NEWS = 1000
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Take the mail of mailboxes (mbox, Maildir, MH, Babyl, .eml files or folders of them) into a
     queue, where it is held: nobody is answered. What was imported before is not imported again,

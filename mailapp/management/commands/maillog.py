@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from mailapp.conf import mail_settings
 from mailapp.endpoints import Endpoint
-from mailapp.errors import MailError
 from mailapp.management.background import Program, add_options, named_for
+from mailapp.management.command import MailCommand
 from mailapp.mime import visible
 from mailapp.receiver import catcher
 from mailapp.receiver.catcher import Catcher
@@ -22,7 +22,7 @@ from mailapp.receiver.faults import Fault
 _PORT = 8899
 
 
-class Command(BaseCommand):
+class Command(MailCommand):
     help = """
     Take all mail that comes from this machine, as the smart host of a development machine, and
     send nothing on. Each mail is a line in the log; with --queue it is kept in a Maildir,
@@ -54,14 +54,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         program = _program(options)
-        try:
-            if options["detach"]:
-                self.stdout.write(program.start())
-            else:
-                with program.registered():
-                    self._catch(program, options)
-        except MailError as error:
-            raise CommandError(str(error)) from error
+        if options["detach"]:
+            self.stdout.write(program.start())
+            return
+        with program.registered():
+            self._catch(program, options)
 
     def _catch(self, program: Program, options: dict[str, Any]) -> None:
         queue = options["queue"]

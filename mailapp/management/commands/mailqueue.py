@@ -15,7 +15,7 @@ from django.core.management.base import CommandError
 from mailapp import mime
 from mailapp.amounts import amount
 from mailapp.logs import escaped
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.mailqueue import Entry, Place, place_of
 from mailapp.management.targets import queue_or_maildir
 from mailapp.mime import visible
@@ -38,7 +38,7 @@ _OF_SOME = ("retry", "hold", "release")
 _WITHOUT_JSON = ("get", "pop")
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Look into a queue, by its name, or into a Maildir, by its path; take mail out of it, hold it
     or set it free. A mail that a worker has in hand is left to the worker.

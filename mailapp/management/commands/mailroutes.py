@@ -12,13 +12,13 @@ from django.core.management.base import CommandError
 
 from mailapp.conf import mail_settings
 from mailapp.management import routes
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.routes import Candidate, Explanation, Listed
 from mailapp.management.starting import check
 from mailapp.management.tables import table
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Show all routes in their order. With an address, show what would become of a mail to it: what
     the receiver says, which functions run, and why the others do not. Nothing is run or stored.

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 from django.utils import timezone
 
 from mailapp.ages import duration
 from mailapp.counting import CAP, capped
 from mailapp.errors import PidFileUnusable
+from mailapp.management.command import MailCommand
 from mailapp.management.tables import table
 from mailapp.mime import one_line, visible
 from mailapp.models import Delivery, Process
@@ -25,7 +26,7 @@ from mailapp.pidfile import PidFile
 WELL, NOT_WELL, NOT_RUNNING, UNKNOWN = 0, 1, 3, 4  # exit codes; 2 is a wrong argument
 
 
-class Command(BaseCommand):
+class Command(MailCommand):
     help = """
     Say whether runmail, or what was started with --detach, runs on this machine, which parts
     are alive on any machine and what they work on, and how much waits in each queue. Exit

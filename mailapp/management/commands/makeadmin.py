@@ -13,13 +13,13 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from mailapp.conf import mail_settings
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.mime import one_line
 
 NAME = "admin"
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Make the superuser “admin” with a random password, which is printed and kept in
     RUN_DIR/admin-password. Nothing is done where a superuser exists.

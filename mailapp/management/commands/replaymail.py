@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from mailapp.conf import mail_settings
 from mailapp.dialogue import Plan
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import NotAMailbox
+from mailapp.management.command import MailCommand
 from mailapp.management.numbers import positive
 from mailapp.management.replay import Letters, Replay
 from mailapp.management.sendtest import read_server
@@ -24,7 +25,7 @@ from mailapp.mime import visible
 _MAILS_BETWEEN_NEWS = 1000
 
 
-class Command(BaseCommand):
+class Command(MailCommand):
     help = """
     Send each mail of mailboxes (mbox, Maildir, MH, Babyl, .eml files or folders of them) to a
     server, by default our receiver, and show a summary.

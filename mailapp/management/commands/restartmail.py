@@ -9,11 +9,11 @@ from django.core.management.base import CommandError
 
 from mailapp.management import background
 from mailapp.management.background import Program
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.starting import check
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     End what runs on this machine and start it again, detached: runmail, and what runs with
     --detach. What would keep it from starting is said before anything is ended: then the old

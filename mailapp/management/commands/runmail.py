@@ -17,7 +17,7 @@ from mailapp.errors import DidNotStart
 from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.banner import banner
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.starting import check, keep_no_queries
 from mailapp.pidfile import PidFile
 from mailapp.supervisor import Supervisor, supervised
@@ -34,7 +34,7 @@ _PARTS = {
 _STORER = "mailapp.receiver.storer"
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Run the whole mail server: receiver, workers, relay, and with MAIL["CATCHER"] and
     MAIL["WEB"] the mail catcher and the admin. Ctrl-C or SIGTERM ends all of it with no

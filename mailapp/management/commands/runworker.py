@@ -15,7 +15,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart
 from mailapp.management import background
 from mailapp.management.background import Program, named_for
-from mailapp.management.command import DatabaseCommand
+from mailapp.management.command import MailCommand
 from mailapp.management.numbers import positive
 from mailapp.management.starting import check, keep_no_queries
 from mailapp.management.targets import expect_handlers_work
@@ -23,7 +23,7 @@ from mailapp.models import INCOMING
 from mailapp.supervisor import Supervisor, supervised
 
 
-class Command(DatabaseCommand):
+class Command(MailCommand):
     help = """
     Work a queue with handlers, without a receiver and a relay. Ctrl-C or SIGTERM ends the workers
     with no message half done; with --detach they are in the background, and stopmail ends them.

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from mailapp.errors import PidFileUnusable
 from mailapp.management import background
+from mailapp.management.command import MailCommand
 from mailapp.pidfile import PidFile
 
 
-class Command(BaseCommand):
+class Command(MailCommand):
     help = """
     End what runs on this machine, with no message half done, and return when all of it has
     ended: runmail, and what runs with --detach. Where nothing runs, say so.
@@ -33,14 +33,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            pid_files = _pid_files(options["all"], options["names"])
-            for pid_file in pid_files:
-                self.stdout.write(background.stop(pid_file))
-            if not pid_files:
-                self.stdout.write(f"Nothing runs there: {options['all']} has no pid file.")
-        except PidFileUnusable as error:
-            raise CommandError(str(error)) from error
+        pid_files = _pid_files(options["all"], options["names"])
+        for pid_file in pid_files:
+            self.stdout.write(background.stop(pid_file))
+        if not pid_files:
+            self.stdout.write(f"Nothing runs there: {options['all']} has no pid file.")
 
 
 def _pid_files(folder: str | None, names: Sequence[str]) -> list[PidFile]:
