@@ -14,7 +14,7 @@ from .starting import database_away
 
 
 class MailCommand(BaseCommand):
-    """A command that ends in one line at a MailError, wrong settings, or a database that is away."""
+    """A command that ends in one line at a MailError, wrong settings or a database that is away."""
 
     def execute(self, *args: Any, **options: Any) -> Any:
         """Run Django's checks, of which some ask the database, and then the command."""
