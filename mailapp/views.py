@@ -10,6 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods
 
+from mailapp import registry
 from mailapp.errors import LinkForged
 from mailapp.unsubscribing import unsubscribed, wish_of
 
@@ -29,6 +30,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
         raise Http404 from error
     done = request.method == "POST"
     if done:
+        registry.handler_modules()  # a receiver may be in one, which a web server has not imported
         with transaction.atomic():
             if not unsubscribed.send(sender=None, **wish._asdict()):
                 raise ImproperlyConfigured("No receiver of mailapp.unsubscribing.unsubscribed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,37 @@ def test_nobody_is_told_that_they_are_off_a_list_when_nothing_takes_them_off(
 
     with pytest.raises(ImproperlyConfigured, match="No receiver"):
         client.post(unsubscribing.link(WISH), ONE_CLICK)
+
+
+RECEIVER = """
+from django.dispatch import receiver
+
+from mailapp.unsubscribing import unsubscribed
+
+left = []
+
+
+@receiver(unsubscribed)
+def take_off(list_address, address, **kwargs):
+    left.append((list_address, address))
+"""
+
+
+def test_receiver_beside_the_handlers_is_found_though_no_mail_was_handled(
+    db, client, settings, tmp_path, monkeypatch
+):
+    app = tmp_path / "leaving"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "handlers.py").write_text(RECEIVER)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "leaving"]
+
+    client.post(unsubscribing.link(WISH), ONE_CLICK)
+
+    handlers = sys.modules.pop("leaving.handlers")
+    unsubscribing.unsubscribed.disconnect(handlers.take_off)
+    assert handlers.left == [WISH]
 
 
 @pytest.mark.parametrize("method", ["get", "head"])
