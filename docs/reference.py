@@ -121,7 +121,11 @@ def _row(*cells: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|") + " " if text else ""
+    if not text:
+        return ""
+    # In code that is in a table, forges and MkDocs agree on no way to write a bar but this.
+    barred = re.sub(r"`([^`|]*\|[^`]*)`", r"<code>\1</code>", text)
+    return barred.replace("|", "&#124;") + " "
 
 
 #: What is written where.
