@@ -375,10 +375,9 @@ def _post(
         "Message-ID": mime.new_message_id(mail_settings().hostname),
         "Date": format_datetime(timezone.now()),
         "Auto-Submitted": "auto-replied",
-        **headers,
     }
     outbox.post(
-        mime.compose(fields, parts.text, parts.html),
+        mime.compose(_with(headers, fields), parts.text, parts.html),
         sender=address,
         recipients=[to],
         cause=cause,
@@ -394,6 +393,13 @@ def _name_and_address(mailbox: str) -> tuple[str, str]:
         return "", text
     name, _, address = text[:-1].rpartition("<")
     return name.strip(' "'), address
+
+
+def _with(headers: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    """Return these fields, those of `headers` in the place of ours, whatever case they are in."""
+    theirs = {name.lower() for name in headers}
+    ours = {name: value for name, value in fields.items() if name.lower() not in theirs}
+    return {**ours, **headers}
 
 
 def _safe(headers: Mapping[str, str]) -> dict[str, str]:

@@ -257,6 +257,20 @@ def test_no_text_of_a_stranger_adds_a_header(request_for, templates, place, text
         )
 
 
+def test_field_that_a_handler_sets_takes_the_place_of_ours_in_any_case(request_for, templates):
+    templates(**{"answer.msg": TEMPLATE})
+    headers = {"reply-to": "desk@example.com", "SUBJECT": "Mine", "X-Ticket": "17"}
+
+    request_for().respond(
+        "answer.msg", reply_to="list@example.com", headers=headers, subject="Ours"
+    )
+
+    answer, _ = the_answer()
+    assert answer.get_all("Reply-To") == ["desk@example.com"]
+    assert answer.get_all("Subject") == ["Mine"]
+    assert answer["X-Ticket"] == "17"
+
+
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_no_subject_of_a_stranger_adds_a_header_to_the_answer(request_for, templates, text):
     templates(**{"answer.msg": "{% block text %}Yes{% endblock %}"})
