@@ -643,7 +643,10 @@ def _written(name: str, value: str) -> str:
     """Return a value as a header carries it: ASCII, on lines of at most 998 octets."""
     plain = value.isascii() and not _seems_encoded(name, value)
     header = Header(one_line(value), "ascii" if plain else "utf-8", header_name=name)
-    return header.encode(linesep="\r\n")
+    written = header.encode()
+    if not _fits(written.encode()):
+        written = _in_words(name, one_line(value))
+    return written.replace("\n", "\r\n")
 
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")

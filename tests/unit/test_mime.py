@@ -427,6 +427,18 @@ def test_text_that_looks_like_an_encoded_word_is_read_as_it_is(text):
     assert [box.display_name for box in read["From"].addresses] == [text]
 
 
+@pytest.mark.parametrize("name", ["From", "X-Mine"])
+def test_field_without_a_space_is_folded_all_the_same(name):
+    value = mime.named("a" * 5000, "you@example.com") if name == "From" else "a" * 5000
+
+    raw = mime.with_fields([(name, value)], b"Subject: Hi\r\n\r\n")
+
+    read = message_from_bytes(raw, policy=policy.compat32)
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    assert raw.count(b"\n") == raw.count(b"\r\n")
+    assert mime.header(read, name).replace('"', "").removesuffix(" <you@example.com>") == "a" * 5000
+
+
 @pytest.mark.parametrize("name", ["X\r\nBcc", "X\nBcc", "X: Y", "X Y", "X\0", "Ü", ""])
 def test_name_of_a_field_that_is_more_than_a_name_is_refused(name):
     with pytest.raises(ValueError, match="not the name of a header field"):
