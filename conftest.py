@@ -50,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seed", type=int, default=1, help="what decides the moments of the kills; default: 1"
     )
     parser.addoption(
+        "--deq-mails", type=int, default=200, help="how many mails two deq share; default: 200"
+    )
+    parser.addoption(
         "--restarts",
         type=int,
         default=5,

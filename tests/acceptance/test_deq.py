@@ -45,17 +45,18 @@ def test_deq_that_is_killed_before_any_act_loses_nothing_and_repeats_nothing(ins
     assert int(acts) > 30
 
 
-def test_two_deq_share_a_maildir_and_each_mail_is_worked_once(installation):
+def test_two_deq_share_a_maildir_and_each_mail_is_worked_once(installation, pytestconfig):
+    count = pytestconfig.getoption("deq_mails")
     maildir = Maildir(installation.folder / "posts", create=True)
-    fill(maildir, map(reader, range(200)))
+    fill(maildir, map(reader, range(count)))
 
     programs = [installation.start("deq", str(maildir.path), until="") for _ in range(2)]
 
-    assert [program.process.wait(60) for program in programs] == [0, 0]
+    assert [program.process.wait(60 + count / 50) for program in programs] == [0, 0]
     took = [int(*re.findall(r"(\d+) taken", program.output)) for program in programs]
-    assert sum(took) == 200
+    assert sum(took) == count
     people = installation.query(Transition).values_list("conversation__person", flat=True)
-    assert Counter(people) == Counter(map(reader, range(200)))
+    assert Counter(people) == Counter(map(reader, range(count)))
     assert list((maildir.path / "new").iterdir()) == []
 
 
