@@ -104,7 +104,7 @@ class ListMail:
         """The fields that tell author and answers, and the post without those they replace."""
         rewrite = self._rewrites(post)
         fields = [("From", self._author(post))] if rewrite else []
-        authors = [mime.named("", author) for author in mime.authors(post.parsed) if author]
+        authors = [mime.named("", author) for author in post.authors if author]
         if self.reply_to == ReplyTo.LIST:
             fields.append(("Reply-To", mime.named("", self.address)))
         elif rewrite and authors and not post.header("Reply-To"):
@@ -113,7 +113,7 @@ class ListMail:
 
     def _rewrites(self, post: MailRequest) -> bool:
         if self.authors == Authors.PROTECTED:
-            return any(_is_protected(author) for author in mime.authors(post.parsed))
+            return not any(post.authors) or any(_is_protected(author) for author in post.authors)
         return self.authors == Authors.EVERYBODY
 
     def _author(self, post: MailRequest) -> str:

@@ -99,6 +99,11 @@ class MailRequest:
         """The address of the From header (RFC 5598), which anybody can forge; "" without one."""
         return mime.mailbox(mime.raw_header(self._head, "From"))[1]
 
+    @property
+    def authors(self) -> list[str]:
+        """The address of each mailbox in From, of which there should be one."""
+        return mime.authors(self._head)
+
     def body(self) -> str:
         """The first plain text part; "" without one."""
         return mime.text_of(self.parsed)

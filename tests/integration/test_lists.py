@@ -163,6 +163,12 @@ def test_author_at_a_protected_domain_is_found_however_named(distributed, settin
     assert author.removeprefix("Us: ").startswith(fields(raw, "Reply-To")[0].partition("@")[0])
 
 
+def test_author_who_hides_behind_a_long_header_is_rewritten(distributed):
+    raw = distributed(b"X-Long: " + b"a" * 70_000 + b"\r\n" + POST, authors=Authors.PROTECTED)
+
+    assert mime.authors(mime.parse(raw)) == ["news@localhost"]
+
+
 def test_name_of_an_author_adds_no_field(distributed):
     raw = distributed(
         b"From: =?utf-8?q?Zo=0D=0ABcc=3A_x=40client=2Etest?= <zoe@client.test>\r\n\r\n",
