@@ -41,11 +41,10 @@ class PidFile:
         return cls.of("runmail")
 
     @classmethod
-    def all_held(cls) -> list[PidFile]:
-        """Those on this machine that a process holds, by name."""
+    def here(cls) -> list[PidFile]:
+        """Those on this machine that a process holds, or was killed with, by name."""
         commands = sorted(Path(mail_settings().RUN_DIR).glob("*.command"))
-        found = [cls(path.with_suffix(".pid")) for path in commands]
-        return [each for each in found if each.pid()]
+        return [cls(path.with_suffix(".pid")) for path in commands]
 
     @property
     def name(self) -> str:

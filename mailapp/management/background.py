@@ -121,7 +121,7 @@ def chosen(names: Sequence[str]) -> list[PidFile]:
     """Return the pid files of these names; without names, of all that runs here, or of runmail."""
     if names:
         return [PidFile.of(name) for name in names]
-    return PidFile.all_held() or [PidFile.of_runmail()]
+    return [each for each in PidFile.here() if each.pid()] or [PidFile.of_runmail()]
 
 
 def stop(pid_file: PidFile) -> str:

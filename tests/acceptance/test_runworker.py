@@ -91,7 +91,8 @@ def test_queue_of_ones_own_is_worked_alone_in_the_background_until_it_is_ended(p
     assert again.stderr.startswith(f"CommandError: It runs already: process {first} holds ")
 
     status = installation.manage("mailstatus", "--json")
-    assert json.loads(status.stdout)["others"] == [{"name": "runworker-reports", "pid": first}]
+    [other] = json.loads(status.stdout)["others"]
+    assert (other["name"], other["pid"], other["left_by"]) == ("runworker-reports", first, None)
     assert status.returncode == 1  # nobody works incoming
 
     unknown = installation.manage("restartmail", "runworker")

@@ -1,8 +1,9 @@
-"""What `stopmail` says of folders in which nothing runs."""
+"""What `stopmail` and its like say where nothing runs."""
 
 from __future__ import annotations
 
 import pytest
+from django.core.management import call_command
 
 pytestmark = pytest.mark.any_database
 
@@ -28,7 +29,7 @@ def test_folder_that_is_not_there_is_one_line(manage, tmp_path):
 
 
 @pytest.mark.django_db
-def test_file_that_a_killed_process_left_stands_for_nobody(manage, run_dir):
+def test_file_that_a_killed_process_left_stands_for_nobody(manage, run_dir, capsys):
     run_dir.mkdir()
     (run_dir / "runworker.pid").write_text("1\n")
     (run_dir / "runworker.command").write_text('["runworker"]')
@@ -38,3 +39,6 @@ def test_file_that_a_killed_process_left_stands_for_nobody(manage, run_dir):
         "",
     )
     assert manage("restartmail", "runworker") == ("", "runworker does not run here.")
+    with pytest.raises(SystemExit, match="3"):
+        call_command("mailstatus")
+    assert f"process 1, which {run_dir}/runworker.pid names, was killed." in capsys.readouterr().out

@@ -106,7 +106,13 @@ class OtherStatus:
     """A command in the background of this machine that is not runmail."""
 
     name: str
-    pid: int | None
+    pid: int | None  #: by the lock on its pid file
+    left_by: int | None  #: the killed process that the pid file names
+    pid_file: str
+
+    @classmethod
+    def of(cls, pid_file: PidFile) -> OtherStatus:
+        return cls(pid_file.name, pid_file.pid(), pid_file.left_by(), str(pid_file.path))
 
 
 @dataclass(frozen=True)
@@ -117,14 +123,14 @@ class Status:
     pid: int | None
     left_by: int | None  #: the killed process that the pid file names
     pid_file: str
-    others: Sequence[OtherStatus]  #: that run here
+    others: Sequence[OtherStatus]
     problems: Sequence[str]
     processes: Sequence[ProcessStatus]
     queues: Sequence[QueueStatus]
 
     @property
     def exit_code(self) -> int:
-        if not self.running and not self.others:
+        if not self.running and not any(each.pid for each in self.others):
             return NOT_RUNNING
         return NOT_WELL if self.problems else WELL
 
@@ -133,7 +139,8 @@ def _status() -> Status:
     pid_file = PidFile.of_runmail()
     try:
         pid, left_by = pid_file.pid(), pid_file.left_by()
-        others = [each for each in PidFile.all_held() if each.name != pid_file.name]
+        here = [each for each in PidFile.here() if each.name != pid_file.name]
+        others = [OtherStatus.of(each) for each in here]
     except PidFileUnusable as error:
         raise CommandError(str(error), returncode=UNKNOWN) from error
     try:
@@ -143,7 +150,7 @@ def _status() -> Status:
             pid=pid,
             left_by=left_by,
             pid_file=str(pid_file.path),
-            others=[OtherStatus(each.name, each.pid()) for each in others],
+            others=others,
             problems=[problem.text for problem in overview.problems()],
             processes=[ProcessStatus.of(row) for row in overview.processes],
             queues=[QueueStatus.of(row) for row in overview.queues],
@@ -161,8 +168,8 @@ def _seconds_since(moment: Any) -> float:
 
 
 def _lines(status: Status) -> Iterator[str]:
-    yield _headline(status)
-    yield from (f"{each.name} runs here as process {each.pid}." for each in status.others)
+    yield _headline("runmail", status)
+    yield from (_headline(each.name, each) for each in status.others)
     yield from (f"! {problem}" for problem in status.problems)
     yield ""
     if status.processes:
@@ -177,15 +184,15 @@ def _lines(status: Status) -> Iterator[str]:
     )
 
 
-def _headline(status: Status) -> str:
-    if status.running:
-        return f"runmail runs here as process {status.pid}."
+def _headline(name: str, status: Status | OtherStatus) -> str:
+    if status.pid:
+        return f"{name} runs here as process {status.pid}."
     if status.left_by:
         return (
-            f"runmail does not run here: process {status.left_by}, which {status.pid_file} names, "
+            f"{name} does not run here: process {status.left_by}, which {status.pid_file} names, "
             "was killed."
         )
-    return "runmail does not run here."
+    return f"{name} does not run here."
 
 
 def _process_cells(process: ProcessStatus) -> list[str]:
