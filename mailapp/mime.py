@@ -624,7 +624,13 @@ def with_fields(fields: Sequence[tuple[str, str]], raw: bytes) -> bytes:
     """
     for name, _ in fields:
         _check_name(name)
-    return b"".join(f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields) + raw
+    ours = [f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields]
+    if _CONTINUES.match(raw):  # it would go on with our last field, and so could add to it
+        ours.append(b"X-Unnamed:\r\n")
+    return b"".join(ours) + raw
+
+
+_CONTINUES = re.compile(rb"\0*[ \t]")
 
 
 def without_fields(names: Sequence[str], raw: bytes) -> bytes:

@@ -427,6 +427,16 @@ def test_text_that_looks_like_an_encoded_word_is_read_as_it_is(text):
     assert [box.display_name for box in read["From"].addresses] == [text]
 
 
+@pytest.mark.parametrize("start", [b" ", b"\t", b"\0\0 "])
+def test_mail_that_begins_folded_does_not_go_on_with_a_field_of_ours(start):
+    mail = start + b", <they@client.test>\r\nSubject: Hi\r\n\r\n"
+
+    raw = mime.with_fields([("From", "you@example.com")], mail)
+
+    assert raw.endswith(mail)
+    assert mime.authors(mime.parse(mime.as_sent(raw))) == ["you@example.com"]
+
+
 @pytest.mark.parametrize("name", ["From", "X-Mine"])
 def test_field_without_a_space_is_folded_all_the_same(name):
     value = mime.named("a" * 5000, "you@example.com") if name == "From" else "a" * 5000
