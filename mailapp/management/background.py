@@ -136,7 +136,7 @@ def stop(pid_file: PidFile) -> str:
             raise CommandError(f"{pid_file.path}: process {pid} was asked to end and does not.")
         time.sleep(_LOOK_SECONDS)
     if pid:
-        return f"Process {pid} has ended."
+        return f"{pid_file.name} has ended: it was process {pid}."
     if left_by := pid_file.left_by():
         return f"Nothing runs here: process {left_by}, which {pid_file.path} names, was killed."
     return f"Nothing runs here: there is no {pid_file.path}."

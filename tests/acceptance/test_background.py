@@ -80,7 +80,7 @@ def test_server_goes_to_the_background_is_looked_at_restarted_and_ended(installa
     restarted_pid = pid_of(installation)
     stopped = installation.manage("stopmail", "--all", str(installation.folder))
     assert (stopped.returncode, stopped.stderr) == (0, "")
-    assert stopped.stdout == f"Process {restarted_pid} has ended.\n"
+    assert stopped.stdout == f"runmail has ended: it was process {restarted_pid}.\n"
     wait_until(lambda: everything_ended(installation))
     assert "Traceback" not in (installation.folder / "logs" / "runmail.log").read_text()
 

@@ -98,13 +98,16 @@ def test_queue_of_ones_own_is_worked_alone_in_the_background_until_it_is_ended(p
     unknown = installation.manage("restartmail", "runworker")
     restarted = installation.manage("restartmail", "runworker-reports")
     assert (unknown.returncode, restarted.returncode) == (1, 0)
-    assert f"Process {first} has ended.\nWorking reports.\n" in restarted.stdout
+    assert (
+        f"runworker-reports has ended: it was process {first}.\nWorking reports.\n"
+        in restarted.stdout
+    )
     store(installation, "reports")
     wait_until(lambda: waiting.count() == 1)
 
     stopped = installation.manage("stopmail")
     assert (stopped.returncode, stopped.stderr) == (0, "")
-    assert "has ended." in stopped.stdout
+    assert "has ended" in stopped.stdout
     assert alive(installation) == []
 
 
