@@ -47,8 +47,7 @@ class Program:
         Raise CommandError, with what it said, when it does not start.
         """
         log = Path(mail_settings().LOG_DIR) / f"{self.name}.log"
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names who writes to whom
-        with log.open("ab") as output:
+        with _opened(log) as output:
             said_before = output.tell()
             with on_signals(signal.default_int_handler):
                 said, process = _start(self.command, output)
@@ -92,6 +91,14 @@ def tell(fd: int, said: str) -> None:
     """Have the command that waits for us say so, and end."""
     with socket.socket(fileno=fd) as line:
         line.sendall(said.encode())
+
+
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names who writes to whom
+        return log.open("ab")
+    except OSError as error:
+        raise CommandError(f"{log}: {error.strerror}") from error
 
 
 def _start(command: Sequence[str], output: IO[bytes]) -> tuple[str, subprocess.Popen[bytes]]:

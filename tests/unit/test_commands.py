@@ -32,3 +32,11 @@ def test_misspelt_setting_is_said_of_commands_that_run_no_checks(settings, line)
         CommandError, match=r'^MAIL\["HOST"\] is not a setting; did you mean "HOSTS"'
     ):
         call_command(*line)
+
+
+def test_log_that_cannot_be_opened_is_said_of_what_is_to_go_to_the_background(settings, tmp_path):
+    (tmp_path / "logs").touch()
+    settings.MAIL = {**settings.MAIL, "LOG_DIR": str(tmp_path / "logs")}
+
+    with pytest.raises(CommandError, match=f"^{tmp_path}/logs/maillog-8899.log: File exists$"):
+        call_command("maillog", "--detach")
