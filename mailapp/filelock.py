@@ -14,6 +14,11 @@ def hold(file: IO[bytes] | int) -> None:
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
+def let_go(file: IO[bytes]) -> None:
+    """Let others lock a file that `hold` has locked."""
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def is_free(file: IO[bytes]) -> bool:
     """Lock a file as `hold` does, unless somebody else holds it; say whether it is ours now."""
     try:

@@ -18,10 +18,11 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from django.core.files.storage import storages
-from django.db import close_old_connections, connection, models, transaction
+from django.db import close_old_connections, connection, models
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from mailapp import turns
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.models import (
@@ -140,7 +141,7 @@ def _older(rows: models.QuerySet[Any], at: str, days: float) -> Iterator[list[in
 
 def _remove_rows(model: type[models.Model], keys: list[int]) -> int:
     rows = model._default_manager.filter(pk__in=keys)
-    with transaction.atomic():
+    with turns.atomic():
         free = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True))
         rows.filter(pk__in=free).delete()
     return len(free)
@@ -172,7 +173,7 @@ def _unneeded(rows: DeliveryQuerySet) -> dict[int, int]:
 def _remove_deliveries(keys: list[int]) -> int:
     """Remove deliveries with their attempts, and their messages with the last of these."""
     theirs = Delivery.objects.filter(pk__in=keys).values("message")
-    with transaction.atomic():
+    with turns.atomic():
         # First the messages, or two who remove the last two of one would both leave it there.
         messages = Message.objects.filter(pk__in=theirs).select_for_update(skip_locked=True)
         free = list(messages.values_list("pk", flat=True))

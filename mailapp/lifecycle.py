@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -110,6 +111,18 @@ def keep_what_is_loaded() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
+
+
+def stay_on_one_core() -> None:
+    """Have all threads that begin from now on share one of the cores, where the system can do so.
+
+    Python lets one of them run at a time. To wake one on another core takes longer than what it
+    then does, and meanwhile nobody runs.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # forbidden here
+            os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
 def release_dead(idle: Life | None = None) -> None:

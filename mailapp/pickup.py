@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from django.db import Error, IntegrityError, connection, transaction
+from django.db import Error, IntegrityError, connection
 from django.utils import timezone
 
+from mailapp import turns
 from mailapp.addresses import at_host
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
@@ -234,7 +235,7 @@ def _store(batch: Sequence[_Found]) -> None:
     if not batch:
         return
     try:
-        with transaction.atomic():
+        with turns.atomic():
             keys = Message.objects.store([each.mail for each in batch])
             Unheard.objects.remember(zip((each.mark for each in batch), keys, strict=True))
             # On a disk whose locks do not reach everybody, it may have been taken before we noted.

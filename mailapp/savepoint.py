@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import DatabaseError, Error, connection, transaction
 
+from mailapp import turns
 from mailapp.models import Queue
 
 
@@ -22,19 +23,23 @@ def atomic_until_locked() -> Iterator[None]:
             yield
         return
     sqlite: Any = connection  # of which mypy knows what all databases have
+    sqlite.ensure_connection()  # which sets the mode
     mode = sqlite.transaction_mode
     sqlite.transaction_mode = "DEFERRED"
     try:
         with transaction.atomic():
             sqlite.transaction_mode = mode
+            turns.leave_at_commit(connection)
             yield
     finally:
         sqlite.transaction_mode = mode
+        turns.leave(connection)
 
 
 def lock() -> None:
     """Be the only one who writes from now to the end of the transaction; SQLite knows no other."""
     if connection.vendor == "sqlite":
+        turns.take(connection)
         table = connection.ops.quote_name(Queue._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(f"UPDATE {table} SET name = name WHERE 0")  # noqa: S608 - our own name

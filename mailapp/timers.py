@@ -6,10 +6,10 @@ import contextlib
 from datetime import datetime
 from time import monotonic
 
-from django.db import connection, transaction
+from django.db import connection
 from django.utils import timezone
 
-from mailapp import containment, dispatch, failures, outbox, registry
+from mailapp import containment, dispatch, failures, outbox, registry, turns
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.errors import ConversationMoved, LostTooOften
@@ -79,7 +79,7 @@ def _run(timer: Timer, router: Router) -> None:
     with atomic_until_locked() if atomic else contextlib.nullcontext():
         with SavepointOnDemand(lock) if atomic else contextlib.nullcontext():
             effects = dispatch.ring(timed, conversation, router)
-        with transaction.atomic():
+        with turns.atomic():
             lock()
             dispatch.write(effects.moves)
             timer.delete()

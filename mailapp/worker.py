@@ -27,6 +27,7 @@ from mailapp import (
     outbox,
     registry,
     timers,
+    turns,
     way,
 )
 from mailapp.amounts import amount
@@ -51,7 +52,10 @@ from mailapp.wakeup import listen
 logger = logging.getLogger(__name__)
 
 _LOOK_FOR_TIMERS = 1.0  # seconds, while there is mail, whose batches pay nothing so
-_GATHER = 0.01  # seconds after a batch that was not full: what comes meanwhile shares the next
+
+# Seconds of rest after a batch that was not full, so that what comes meanwhile shares the next:
+# the longer, the more comes, but one after another that comes now and then does not wait long.
+_REST_PER_MAIL, _LONGEST_REST = 0.005, 0.06
 
 # What says all by its name: a traceback would only tell where it was raised.
 _PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
@@ -115,7 +119,7 @@ def drain(queue: str, life: Life) -> int:
                 router = registry.current_router(max_age=0, queue=queue)
                 worked += work(batch, router, life.stopping)
             if len(batch) < limit:
-                life.stopping.wait(_GATHER)
+                life.stopping.wait(min(len(batch) * _REST_PER_MAIL, _LONGEST_REST))
             if monotonic() < look_at:
                 continue
         rung = timers.work(queue, life)
@@ -189,7 +193,7 @@ def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     containment.start_clock(plan.request.delivery.pk)
     try:
         effects = dispatch.perform(plan)
-        with transaction.atomic():
+        with turns.atomic():
             turn.done(plan, effects, started_at)
             turn.settle()
             failures.let_hooks_fail_alone()
@@ -207,7 +211,7 @@ def _settle_failure(
     try:
         if isinstance(error, ClaimLost):
             raise error
-        with transaction.atomic():
+        with turns.atomic():
             turn.fail(delivery, error, plan, delivery.claimed_at or timezone.now())
             turn.settle()
     except ClaimLost as lost:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError
 
-from mailapp import failures
+from mailapp import failures, turns
 from mailapp.addresses import split
 from mailapp.conf import mail_settings
 from mailapp.mailboxes import Broken, Found, as_filed
@@ -133,7 +133,7 @@ class QueueTarget:
     def keep(self, letters: Mapping[str, Letter]) -> list[Broken]:
         """Store letters with their marks, all in one commit; a bad one does not keep out others."""
         try:
-            with transaction.atomic():
+            with turns.atomic():
                 self._store(letters)
         except (DataError, IntegrityError) as error:
             if len(letters) > 1:

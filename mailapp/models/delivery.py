@@ -12,13 +12,13 @@ from functools import reduce
 from operator import or_
 from typing import Any, Self
 
-from django.db import connections, models, transaction
+from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from mailapp import returnpath, unsubscribing
+from mailapp import returnpath, turns, unsubscribing
 from mailapp.addresses import fold, split
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
@@ -184,7 +184,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         now, token, claims = timezone.now(), uuid.uuid4(), Claims(self.db)
         if not claims.any_due(queue, now):
             return []  # without a write transaction, which would keep others waiting
-        with transaction.atomic(using=self.db):
+        with turns.atomic(self.db):
             ids = claims.due(queue, now, limit) if claims.lock_queue(queue) else []
             if not ids:
                 return []
@@ -255,7 +255,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def _lose(self, idle: Process | None = None) -> int:
         now = timezone.now()
-        with transaction.atomic(using=self.db):
+        with turns.atomic(self.db):
             rows = self.select_related("claimed_by")
             lost = list(rows.select_for_update(no_key=True, of=("self",), skip_locked=True))
             Attempt.objects.using(self.db).bulk_create(
@@ -279,7 +279,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """
         tries = {(each.delivery, each.claimed_at): each for each in taken}
         noted = self.filter(id__in={id for id, _ in tries})
-        with transaction.atomic(using=self.db):
+        with turns.atomic(self.db):
             list(noted.order_by("id").select_for_update(no_key=True).values_list("id"))
             noted.claimed().filter(claimed_at__in={moment for _, moment in tries})._lose()
             lost = noted.filter(status=Status.QUEUED)._lost_tries()

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from django.core.files import File
 from django.core.files.storage import storages
-from django.db import connections, models, transaction
+from django.db import connections, models
 from django.utils import timezone
 
-from mailapp import mime, wakeup
+from mailapp import mime, turns, wakeup
 from mailapp.addresses import fold
 from mailapp.conf import mail_settings
 from mailapp.routing import INCOMING
@@ -72,7 +72,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
         stamp = connection.ops.adapt_datetimefield_value(timezone.now())
         if connection.vendor == "postgresql":
             return self._store_by_function(stamp, mails)
-        with transaction.atomic(using=self.db, savepoint=False):
+        with turns.atomic(self.db, savepoint=False):
             keys = self._insert(stamp, mails)
             for queue in {mail.queue for mail in mails}:
                 wakeup.notify(queue)

@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import partial
 from time import monotonic
 
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from mailapp import dsn, mime, way
+from mailapp import dsn, mime, turns, way
 from mailapp.addresses import fold
 from mailapp.amounts import amount
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Backend, Upstream
 from mailapp.errors import ClaimLost, MailError
-from mailapp.lifecycle import Life, living, release_dead
+from mailapp.lifecycle import Life, living, release_dead, stay_on_one_core
 from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
 from mailapp.models.delivery import Outcome, Status, Taken
 from mailapp.wakeup import Listener, listen
@@ -42,6 +42,7 @@ _MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be
 
 def run(on_ready: Callable[[str], None] = lambda queue: None) -> None:
     """Send what is due in `outgoing` until SIGTERM or SIGINT; then finish the mail in hand."""
+    stay_on_one_core()
     with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
         life.on_stop(bell.wake)
         on_ready(OUTGOING)
@@ -233,7 +234,7 @@ def _mailings(claimed: Sequence[Delivery]) -> list[Mailing]:
 
 def _settle_left(taken: Sequence[Taken]) -> None:
     """Note what killed relays of this machine had sent, and only then free what they had not."""
-    with transaction.atomic():
+    with turns.atomic():
         settled = Delivery.objects.settle_taken(taken)
         for process in Process.objects.killed_here(Process.Kind.RELAY):
             process.mark_stopped()
@@ -257,7 +258,7 @@ def _settle(results: Sequence[Sent]) -> None:
 
 def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) -> None:
     failed = [each for each in outcomes if outcomes[each].status == Status.FAILED]
-    with transaction.atomic():
+    with turns.atomic():
         Delivery.objects.settle(_tell_senders(outcomes, heads))
         Suppression.objects.note_failures({each: outcomes[each].reply for each in failed})
     for delivery, outcome in outcomes.items():

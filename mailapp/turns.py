@@ -1,0 +1,103 @@
+"""Whoever writes to an SQLite database gets its turn in order. Elsewhere nobody has to wait.
+
+SQLite has one writer at a time, and who finds it busy sleeps and tries again: one that writes
+without a pause keeps others waiting for a second. Its own lock stays what keeps writers apart;
+this only says who is next, so what writes without it, or cannot reach the files, does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mailapp import filelock
+
+
+@contextlib.contextmanager
+def atomic(using: str = DEFAULT_DB_ALIAS, *, savepoint: bool = True) -> Iterator[None]:
+    """As `transaction.atomic()`, for transactions that write from their beginning."""
+    connection = connections[using]
+    if connection.in_atomic_block:
+        with transaction.atomic(using, savepoint):
+            yield
+        return
+    try:
+        take(connection)
+        with transaction.atomic(using):
+            leave_at_commit(connection)
+            yield
+    finally:
+        leave(connection)
+
+
+def take(connection: BaseDatabaseWrapper) -> None:
+    """Wait until it is this thread's turn to write, unless it is.
+
+    Never in a transaction that writes already, for which the one whose turn it is may wait.
+    """
+    if turnstile := _turnstile(connection):
+        turnstile.take()
+
+
+def leave(connection: BaseDatabaseWrapper) -> None:
+    """Let the next one write."""
+    if turnstile := _turnstile(connection):
+        turnstile.leave()
+
+
+def leave_at_commit(connection: BaseDatabaseWrapper) -> None:
+    """Let the next one write as soon as the transaction is committed, ahead of later hooks."""
+    connection.on_commit(partial(leave, connection))
+
+
+class _Turnstile:
+    """What one thread holds of the way to a database: it is next, and then it is its turn.
+
+    Only who is next waits for the turn, so that who has just had it cannot have it again before.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._files = contextlib.ExitStack()
+        self._next, self._turn = (
+            self._files.enter_context(Path(f"{database}-{which}").open("ab"))  # noqa: SIM115
+            for which in ("next", "turn")
+        )
+        self._is_ours = False
+
+    def __del__(self) -> None:  # the thread has ended
+        self._files.close()
+
+    def take(self) -> None:
+        if not self._is_ours:
+            filelock.hold(self._next)
+            filelock.hold(self._turn)
+            filelock.let_go(self._next)
+            self._is_ours = True
+
+    def leave(self) -> None:
+        if self._is_ours:
+            self._is_ours = False
+            filelock.let_go(self._turn)
+
+
+_ours = threading.local()
+
+
+def _turnstile(connection: BaseDatabaseWrapper) -> _Turnstile | None:
+    """This thread's own, made when it is first needed: a lock is that of who opened the file."""
+    database = str(connection.settings_dict["NAME"])
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():  # type: ignore[attr-defined]
+        return None
+    key = (os.getpid(), database)  # a process that was forked has opened nothing itself
+    known: dict[tuple[int, str], _Turnstile | None] = vars(_ours).setdefault("turnstiles", {})
+    if key not in known:
+        with contextlib.suppress(OSError):
+            known[key] = _Turnstile(database)
+    return known.get(key)
