@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import OperationalError
 
 from mailapp.errors import MailError
 
+from .examples import ExampleCommand
 from .starting import database_away
 
 
-class MailCommand(BaseCommand):
+class MailCommand(ExampleCommand):
     """A command that ends in one line at a MailError, wrong settings or a database that is away."""
 
     def execute(self, *args: Any, **options: Any) -> Any:

@@ -16,10 +16,12 @@ NAMES = sorted(each.stem for each in Path(commands.__file__).parent.glob("[a-z]*
 def test_help_has_an_example(name):
     parser = load_command_class("mailapp", name).create_parser("manage.py", name)
 
-    said = " ".join(parser.format_help().split())
+    lines = parser.format_help().splitlines()
+    said = " ".join(" ".join(lines).split())
 
     assert "example" in said.lower()
     assert f"manage.py {name}" in said.partition("xample")[2]
+    assert all(line.count(f"manage.py {name}") <= 1 for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.core.management.base import BaseCommand
 from django.db import OperationalError, connection
 
 import mailapp
+from mailapp.management.examples import ExampleCommand
 from mailapp.mime import one_line
 
 
-class Command(BaseCommand):
+class Command(ExampleCommand):
     help = """
     Print the versions of the framework, Django, Python, aiosmtpd and the database, as a report of a
     fault needs them.

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from mailapp.management import sendmail
-from mailapp.management.epilog import EpilogFormatter
+from mailapp.management.examples import EpilogFormatter
 
 EPILOG = """\
 flags:

@@ -22,7 +22,7 @@ from mailapp.dialogue import (
     Transcript,
     hold,
 )
-from mailapp.management.epilog import EpilogFormatter
+from mailapp.management.examples import EpilogFormatter
 from mailapp.management.numbers import positive
 from mailapp.management.results import Results
 from mailapp.management.sendtest import LetterWriter, read_plan

@@ -15,6 +15,7 @@ from django.core.management.templates import TemplateCommand
 from django.core.management.utils import get_random_secret_key
 
 import mailapp
+from mailapp.management.examples import ExampleCommand
 from mailapp.mime import visible
 
 TEMPLATE = Path(mailapp.__file__).parent / "project_template"
@@ -23,7 +24,7 @@ _PRIVATE = ("run", "logs")  # folders with other people's mail
 _OURS = {"guestbook", "manage", "tests", *_PRIVATE}
 
 
-class Command(TemplateCommand):
+class Command(ExampleCommand, TemplateCommand):
     help = """
     Make a mail project of your own in the folder DIR, by default NAME: settings, an app with a
     handler of three states, its templates, its model and its tests. It runs as it is, and its
