@@ -26,6 +26,7 @@ _SLOW_SHARE = 0.05  # of a handler's time
 
 _contained = False
 _in_hand: InHand | None = None
+_was_slow = False
 
 
 def contain() -> None:
@@ -61,25 +62,37 @@ def take(batch: Sequence[int]) -> None:
         _in_hand.take(batch)
 
 
+def rest() -> None:
+    """Say that the handlers have returned: what they caused is stored, which may take its time."""
+    global _was_slow
+    if _in_hand:
+        _was_slow = is_slow()
+        _in_hand.end()
+
+
 def is_slow() -> bool:
     """Say whether the handler that was begun last has taken so long that nobody waits for it."""
-    return _in_hand is not None and _in_hand.seconds > slow_seconds()
+    return _in_hand is not None and (_was_slow or _in_hand.seconds > slow_seconds())
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[None]:
     """Stop, at the end of the block, the clock that was started last within it."""
+    global _was_slow
     try:
         yield
     finally:
         _set_clock(0)
+        _was_slow = False
         if _in_hand:
             _in_hand.end()
 
 
 def start_clock(delivery: int = 0) -> None:
     """Give the next handler its time, after which the process is killed; forget the last one's."""
+    global _was_slow
     _set_clock(mail_settings().HANDLER_SECONDS)
+    _was_slow = False
     if _in_hand:
         _in_hand.begin(delivery)
 

@@ -193,6 +193,7 @@ def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     containment.start_clock(plan.request.delivery.pk)
     try:
         effects = dispatch.perform(plan)
+        containment.rest()
         with turns.atomic():
             turn.done(plan, effects, started_at)
             turn.settle()
@@ -241,6 +242,7 @@ class _Turn:
             self._attempt(delivery)
             if self.outside or monotonic() > end:
                 break
+        containment.rest()
 
     def _attempt(self, delivery: Delivery) -> None:
         containment.start_clock(delivery.pk)

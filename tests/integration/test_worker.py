@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -600,11 +601,35 @@ def test_stop_in_the_middle_gives_the_rest_back_uncounted(handle, mail, settings
     ]
 
 
-def test_what_waits_behind_a_slow_handler_is_left_to_others(handle, mail, settings, monkeypatch):
-    settings.MAIL = {**settings.MAIL, "BATCH_SECONDS": 0.001, "HANDLER_SECONDS": 0.001}
+@pytest.fixture
+def supervisors(monkeypatch):
+    """What a supervisor sees of this worker."""
     monkeypatch.setattr(containment, "_in_hand", None)
-    _, fd = InHand.shared()
+    seen, fd = InHand.shared()
     containment.show_to_supervisor(fd)
+    yield seen
+    os.close(fd)
+
+
+def test_worker_is_not_stuck_in_a_handler_while_it_stores(handle, mail, work, supervisors):
+    seconds = []
+
+    def start(message, local):
+        seconds.append(supervisors.seconds)
+        transaction.on_commit(lambda: seconds.append(supervisors.seconds))
+
+    handle(state_function(start))
+    mail()
+
+    work()
+
+    running, storing = seconds
+    assert running > 0
+    assert storing == 0
+
+
+def test_what_waits_behind_a_slow_handler_is_left_to_others(handle, mail, settings, supervisors):
+    settings.MAIL = {**settings.MAIL, "BATCH_SECONDS": 0.001, "HANDLER_SECONDS": 0.001}
 
     def start(message, local):
         if local == "slow":
@@ -619,6 +644,7 @@ def test_what_waits_behind_a_slow_handler_is_left_to_others(handle, mail, settin
 
     states = [(str(fresh(each).status), fresh(each).attempts) for each in deliveries]
     assert states == [("done", 1), ("queued", 0)]
+    assert not is_slow()  # or nothing of the next batch would be tried
 
 
 def test_worker_that_is_to_stop_claims_nothing(handle, mail):
