@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from django.db import connection
 
+from mailapp.maildir import Maildir
 from tests.project import ROOT
 
 #: Runs each of its arguments as a command line, all in one process.
@@ -60,3 +62,23 @@ def test_database_that_is_not_migrated_is_one_line_of_each_command(project, tmp_
 
     assert done.stderr.splitlines() == [NOT_MIGRATED] * len(lines)
     assert done.stdout.split() == ["1"] * len(lines)
+
+
+@pytest.mark.any_database
+def test_reader_of_a_list_may_leave_before_its_end(project, tmp_path):
+    maildir = Maildir(tmp_path / "posts", create=True)
+    maildir.add(b"Subject: Hello\n\nHello.\n")
+    ours, theirs = os.pipe()
+    os.close(ours)
+
+    done = subprocess.run(
+        [sys.executable, "manage.py", "mailqueue", "keys", str(maildir.path)],
+        cwd=ROOT,
+        env=os.environ | project().environment,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, "")
