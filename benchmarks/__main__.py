@@ -14,6 +14,7 @@ from benchmarks import (
     cleaning,
     conversations,
     engines,
+    harness,
     memory,
     receivers,
     receiving,
@@ -21,7 +22,7 @@ from benchmarks import (
     stored,
     waking,
 )
-from benchmarks.harness import ROUNDS, BrokenBenchmark, Server, database_servers
+from benchmarks.harness import BrokenBenchmark, Server, database_servers
 from benchmarks.load import SMTP_SOURCE
 
 BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = {
@@ -42,10 +43,11 @@ BENCHMARKS: dict[str, Callable[[Sequence[Server], argparse.Namespace], None]] = 
 
 def main() -> None:
     options = _parser().parse_args()
+    harness.rounds = options.rounds
     print(
         f"{os.cpu_count()} cores, Python {platform.python_version()}; "
         f"load by {SMTP_SOURCE or 'our own client'}; "
-        f"medians of {ROUNDS} rounds of about {options.seconds:g} s"
+        f"medians of {options.rounds} rounds of about {options.seconds:g} s"
     )
     with database_servers(options.database) as servers:
         for name in options.only or BENCHMARKS:
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", choices=BENCHMARKS, help="one benchmark; may be repeated"
     )
     parser.add_argument("--seconds", type=float, default=3, help="of each round; default: 3")
+    parser.add_argument(
+        "--rounds", type=int, default=harness.rounds, help="of each benchmark; default: 3"
+    )
     parser.add_argument(
         "--stored", type=int, default=1_000_000, help="mails that are stored already, for `stored`"
     )

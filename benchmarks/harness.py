@@ -20,7 +20,7 @@ from tests import postgres
 from tests.project import Databases
 
 ROOT = Path(__file__).parent.parent
-ROUNDS = 3
+rounds = 3  #: in which each contestant is measured once; --rounds says another number
 SETTINGS = "benchmarks.settings"
 
 
@@ -187,7 +187,7 @@ def fixed_medians(
 ) -> dict[str, float]:
     """As `medians`, but each contestant comes with how often it shall do it."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, (contestant, count) in contestants.items():
             rates[name].append(count / contestant(count))
     return {name: statistics.median(found) for name, found in rates.items()}

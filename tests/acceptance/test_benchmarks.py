@@ -16,7 +16,7 @@ from tests.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    *("--seconds=0.01", "--backlog=20", "--stored=1000", "--old=200"),
+    *("--seconds=0.01", "--rounds=1", "--backlog=20", "--stored=1000", "--old=200"),
     *("--large=2", "--idle=50", "--alone=2", "--posted=20"),
 ]
 WITHOUT_SALMON = {**os.environ, "PIP_NO_INDEX": "1"}

@@ -1,6 +1,6 @@
 """How the benchmarks choose what to do and what to print."""
 
-from benchmarks.harness import ROUNDS, medians, print_table
+from benchmarks.harness import medians, print_table, rounds
 from benchmarks.load import token_of
 
 
@@ -17,7 +17,7 @@ def test_contestants_take_turns():
     rates = medians({"fast": contestant("fast", 0.001), "slow": contestant("slow", 0.1)}, 2)
 
     assert rates == {"fast": 1000, "slow": 10}
-    assert asked[-2 * ROUNDS :] == ["fast", "slow"] * ROUNDS
+    assert asked[-2 * rounds :] == ["fast", "slow"] * rounds
 
 
 def test_the_median_forgives_one_bad_round():
