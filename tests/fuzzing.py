@@ -12,9 +12,12 @@ from hypothesis import HealthCheck, settings
 SHARE = 7.0  #: seconds for each of these tests, about a minute for all
 ROUND = 200  #: examples, between which the time is looked at
 
+# For all tests of hypothesis: that a machine is busy is no fault of what they try.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
+
 _settings = settings(
     max_examples=ROUND,
-    deadline=None,
     derandomize=False,  # else each round tries the same, where CI is set
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

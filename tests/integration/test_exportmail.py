@@ -108,7 +108,7 @@ LINES = st.lists(
 
 
 @pytest.mark.parametrize("format", sorted(set(NEW_MAILBOXES) - {"mbox"}))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(LINES, max_size=3))
 @example([b"From x\r\n\r\n"])
 def test_what_is_written_is_read_again(tmp_path_factory, format, raws):
@@ -125,7 +125,7 @@ def test_what_is_written_is_read_again(tmp_path_factory, format, raws):
         assert read(path) == kept  # a folder without letters is no mailbox
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(LINES, max_size=3))
 @example([b"From x\r\n\r\n"])
 @example([b"Subject: x\r\n\r\n", b"a"])

@@ -304,7 +304,7 @@ def test_anybody_who_can_write_can_be_answered(request_for, templates, sender):
     assert delivery.recipient == delivery.message.sender == sender
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(*[hostile.texts] * 6, st.booleans())
 def test_no_text_adds_a_line_to_the_header_or_keeps_an_answer_back(
     templates, subject, name, text, value, asked, address, html
