@@ -8,7 +8,8 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install --quiet
 MANAGE := $(VENV)/bin/python manage.py
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs
 # Tests that start whole programs wait more than they work, so four workers suit two cores. Those of
-# a file share what they start, so one worker has them all; the longest files, of whole programs, are first.
+# a file share what they start, so one worker has them all; the longest files, of whole programs, come
+# first.
 PYTEST := $(VENV)/bin/pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Set when DATABASE_URL names a PostgreSQL.
