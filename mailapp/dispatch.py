@@ -82,10 +82,9 @@ class Conversations:
         """Have the moves of a run written with the next ones of the transaction."""
         self._unwritten += effects.moves
 
-    def write_for(self, person: str) -> None:
-        """Write all moves that are kept if one of them is this person's, who writes again."""
-        if any(move.conversation.person == person for move in self._unwritten):
-            self.write()
+    def is_to_be_written(self, person: str) -> bool:
+        """Say whether one of the moves that are kept is this person's."""
+        return any(move.conversation.person == person for move in self._unwritten)
 
     def write(self) -> None:
         """Write the moves that are kept, as the function `write` does."""

@@ -76,10 +76,12 @@ class _Turnstile:
 
     def take(self) -> None:
         if not self._is_ours:
-            filelock.hold(self._next)
-            filelock.hold(self._turn)
-            filelock.let_go(self._next)
-            self._is_ours = True
+            self._is_ours = True  # first, so that it is left whatever is raised meanwhile
+            try:
+                filelock.hold(self._next)
+                filelock.hold(self._turn)
+            finally:
+                filelock.let_go(self._next)
 
     def leave(self) -> None:
         if self._is_ours:

@@ -238,7 +238,8 @@ class _Turn:
         """Try deliveries in order until the time is up or one must run outside."""
         end = monotonic() + mail_settings().BATCH_SECONDS
         for delivery in batch:
-            self.conversations.write_for(delivery.person)
+            if self.conversations.is_to_be_written(delivery.person):
+                self._lock_and_write()
             self._attempt(delivery)
             if self.outside or monotonic() > end:
                 break
@@ -249,7 +250,7 @@ class _Turn:
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:
-            with SavepointOnDemand(self._before_queries):
+            with SavepointOnDemand(self._lock_and_write):
                 if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
@@ -270,7 +271,8 @@ class _Turn:
         else:
             self.done(plan, effects, started_at)
 
-    def _before_queries(self) -> None:
+    def _lock_and_write(self) -> None:
+        """Have the database as it is after the deliveries before this one."""
         lock()
         self.conversations.write()
 

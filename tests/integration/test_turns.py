@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from mailapp import filelock, turns
-from mailapp.models import Queue
+from mailapp import filelock, registry, turns, worker
+from mailapp.models import INCOMING, Conversation, Delivery, Message, Process, Queue
+from mailapp.request import MailRequest
+from mailapp.routing import route
 from mailapp.savepoint import atomic_until_locked, lock
 from tests.waiting import wait_until
 
@@ -102,6 +106,32 @@ def test_a_batch_has_its_turn_from_its_lock_to_its_end(another: ThreadPoolExecut
 def _write_once() -> None:
     with turns.atomic():
         Queue.objects.update(paused=False)
+
+
+def test_a_batch_with_two_mails_of_one_person_writes_nothing_before_its_turn(
+    another: ThreadPoolExecutor,
+    handle: Callable[..., None],
+    message: Callable[..., Message],
+    process: Callable[..., Process],
+) -> None:
+    @route("you@(host)")
+    def START(mail: MailRequest, host: str) -> None:
+        mail.data["mails"] = mail.data.get("mails", 0) + 1
+
+    handle(START)
+    mails = [message(recipients=["you@localhost"]) for _ in range(2)]
+    batch = Delivery.objects.claim(INCOMING, process(), 2, with_bytes=True)
+
+    turns.take(connection)
+    working = another.submit(worker.work, batch, registry.current_router(), threading.Event())
+    wait_until(lambda: not _is_free("next"))
+    with contextlib.ExitStack() as ours:
+        ours.callback(turns.leave, connection)
+        ours.enter_context(transaction.atomic())
+        Queue.objects.update(paused=False)
+
+    assert working.result(60) == len(mails)
+    assert Conversation.objects.get().data == {"mails": len(mails)}
 
 
 def test_a_part_of_a_transaction_needs_no_turn_of_its_own(another: ThreadPoolExecutor) -> None:
