@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import uvloop
 
@@ -119,27 +119,69 @@ class _Client:
             await self.session(numbers)
 
     async def session(self, numbers: Sequence[int]) -> None:
-        reader, writer = await asyncio.open_connection(self.host, int(self.port))
+        loop = asyncio.get_running_loop()
+        _, session = await loop.create_connection(
+            lambda: _Session(self.dialogue(numbers)), self.host, int(self.port)
+        )
+        await session.ended
 
-        async def ask(command: bytes, wanted: bytes) -> None:
-            writer.write(command)
-            while (line := await reader.readline())[3:4] == b"-":
-                pass
-            if not line.startswith(wanted):
-                raise BrokenBenchmark(f"{command[:40]!r} was answered {line!r}")
-
-        await ask(b"", b"220")
-        await ask(b"EHLO client.test\r\n", b"250")
+    def dialogue(self, numbers: Sequence[int]) -> Iterator[Exchange]:
+        yield Exchange(b"", b"220")
+        yield Exchange(b"EHLO client.test\r\n", b"250")
         for number in numbers:
             token = token_of(self.run, number)
             recipient = self.load.recipient.format(group=int(token, 16) % 100)
-            await ask(f"MAIL FROM:<{token}@client.test>\r\n".encode(), b"250")
-            await ask(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
-            await ask(b"DATA\r\n", b"354")
-            writer.write(
-                f"From: {token}@client.test\r\nMessage-ID: <{token}@client.test>\r\n".encode()
-            )
-            await ask(self.rest, b"250")
-        await ask(b"QUIT\r\n", b"221")
-        writer.close()
-        await writer.wait_closed()
+            yield Exchange(f"MAIL FROM:<{token}@client.test>\r\n".encode(), b"250")
+            yield Exchange(f"RCPT TO:<{recipient}>\r\n".encode(), b"250")
+            yield Exchange(b"DATA\r\n", b"354")
+            head = f"From: {token}@client.test\r\nMessage-ID: <{token}@client.test>\r\n"
+            yield Exchange(head.encode() + self.rest, b"250")
+        yield Exchange(b"QUIT\r\n", b"221")
+
+
+class Exchange(NamedTuple):
+    """What the client says, and how the reply to it has to begin."""
+
+    said: bytes
+    wanted: bytes
+
+
+class _Session(asyncio.Protocol):
+    """Says one thing after the other, each when the last was answered, at little cost."""
+
+    def __init__(self, dialogue: Iterator[Exchange]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.dialogue = dialogue
+        self.reply = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.WriteTransport, transport)
+        self.say_next()
+
+    def say_next(self) -> None:
+        self.reply = b""
+        try:
+            self.exchange = next(self.dialogue)
+        except StopIteration:
+            self.ended.set_result(None)
+            self.transport.close()
+        else:
+            self.transport.write(self.exchange.said)
+
+    def data_received(self, data: bytes) -> None:
+        self.reply += data
+        last = self.reply.removesuffix(b"\n").rpartition(b"\n")[2]
+        if not self.reply.endswith(b"\n") or last[3:4] == b"-":
+            return
+        if self.reply.startswith(self.exchange.wanted):
+            self.say_next()
+        else:
+            self.break_off(f"was answered {self.reply!r}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.break_off("was not answered")
+
+    def break_off(self, trouble: str) -> None:
+        self.ended.set_exception(BrokenBenchmark(f"{self.exchange.said[:40]!r} {trouble}"))
+        self.transport.close()
