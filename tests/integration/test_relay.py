@@ -432,7 +432,7 @@ def test_sender_is_told_once_that_a_mail_is_late(serve, relay, post):
 
     relay(server.address, RELAY_RETRY_SECONDS=[0.01], DELAY_NOTICE_SECONDS=4 * 3600)
 
-    wait_until(lambda: deferred.deliveries.get().attempt_set.count() == 3)
+    wait_until(lambda: deferred.deliveries.get().attempt_set.count() >= 3)
     [report] = reports()
     assert report.temporary
     assert report.message_id == "<1@example.com>"
