@@ -70,46 +70,49 @@ class MessageQuerySet(models.QuerySet["Message"]):
             return []
         connection = connections[self.db]
         stamp = connection.ops.adapt_datetimefield_value(timezone.now())
+        rows = [_Rows.of(mail) for mail in mails]  # before others have to wait for the transaction
+        queues = {mail.queue for mail in mails}
         if connection.vendor == "postgresql":
-            return self._store_by_function(stamp, mails)
+            return self._store_by_function(stamp, rows, queues)
         with turns.atomic(self.db, savepoint=False):
-            keys = self._insert(stamp, mails)
-            for queue in {mail.queue for mail in mails}:
+            keys = self._insert(stamp, rows)
+            for queue in queues:
                 wakeup.notify(queue)
         return keys
 
-    def _insert(self, stamp: Any, mails: Sequence[NewMail]) -> list[int]:
+    def _insert(self, stamp: Any, rows: Sequence[_Rows]) -> list[int]:
         from .delivery import Delivery
 
         keys = insert(Message, _MESSAGE_COLUMNS, self.db).returning_keys(
-            [(stamp, *_message_row(mail)) for mail in mails]
+            [(stamp, *each.message) for each in rows]
         )
         insert(RawMessage, _RAW_COLUMNS, self.db).rows(
-            [(key, *_raw_row(mail)) for key, mail in zip(keys, mails, strict=True)]
+            [(key, *each.raw) for key, each in zip(keys, rows, strict=True)]
         )
         insert(Delivery, _DELIVERY_COLUMNS, self.db).rows(
             [
-                (stamp, stamp, key, *row)
-                for key, mail in zip(keys, mails, strict=True)
-                for row in _delivery_rows(mail)
+                (stamp, stamp, key, *delivery)
+                for key, each in zip(keys, rows, strict=True)
+                for delivery in each.deliveries
             ]
         )
         return keys
 
-    def _store_by_function(self, stamp: Any, mails: Sequence[NewMail]) -> list[int]:
+    def _store_by_function(
+        self, stamp: Any, rows: Sequence[_Rows], queues: Collection[str]
+    ) -> list[int]:
         """Do the same by a function in the database, which plans its statements once."""
-        queues = {mail.queue for mail in mails}
         deliveries = [
-            (number, *row)
-            for number, mail in enumerate(mails, start=1)
-            for row in _delivery_rows(mail)
+            (number, *delivery)
+            for number, each in enumerate(rows, start=1)
+            for delivery in each.deliveries
         ]
         with binding_cursor(self.db) as cursor:
             cursor.execute(
                 _STORE,
                 [
                     stamp,
-                    *columns([(*_message_row(mail), *_raw_row(mail)) for mail in mails]),
+                    *columns([(*each.message, *each.raw) for each in rows]),
                     *columns(deliveries),
                     [wakeup.channel(queue) for queue in queues],
                 ],
@@ -157,6 +160,18 @@ def keep_large(content: BinaryIO) -> str:
 def _chunks(name: str) -> Iterator[bytes]:
     with storages["mail"].open(name) as file:
         yield from file.chunks()
+
+
+class _Rows(NamedTuple):
+    """What is written of one mail, but for the keys and the time."""
+
+    message: tuple[Any, ...]
+    raw: tuple[bytes | None, str]
+    deliveries: Sequence[tuple[str, str, str]]
+
+    @classmethod
+    def of(cls, mail: NewMail) -> _Rows:
+        return cls(_message_row(mail), _raw_row(mail), list(_delivery_rows(mail)))
 
 
 def _message_row(mail: NewMail) -> tuple[Any, ...]:
