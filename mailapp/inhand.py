@@ -31,14 +31,19 @@ class InHand:
     @classmethod
     def shared(cls) -> tuple[Self, int]:
         """Make such memory; return it with a descriptor, which the caller closes."""
-        with tempfile.TemporaryFile() as file:
-            file.truncate(_IDS + _ID.size * mail_settings().BATCH_SIZE)
-            return cls(file.fileno()), os.dup(file.fileno())
+        fd = _new_memory()
+        os.ftruncate(fd, _IDS + _ID.size * mail_settings().BATCH_SIZE)
+        return cls(fd), fd
 
     # The worker's side
 
     def take(self, batch: Sequence[int]) -> None:
-        """Note a batch of deliveries, in the order in which they will be worked."""
+        """Note a batch of deliveries, in the order in which they will be worked.
+
+        Of one that is larger than the supervisor's `BATCH_SIZE`, which may be older than ours, only
+        the beginning.
+        """
+        batch = batch[: (len(self._memory) - _IDS) // _ID.size]
         _COUNT.pack_into(self._memory, _NOW.size, len(batch))
         self._memory[_IDS : _IDS + _ID.size * len(batch)] = struct.pack(f"={len(batch)}Q", *batch)
 
@@ -65,3 +70,11 @@ class InHand:
         [count] = _COUNT.unpack_from(self._memory, _NOW.size)
         batch = struct.unpack_from(f"={count}Q", self._memory, _IDS)
         return list(batch[batch.index(delivery) + 1 :]) if delivery in batch else []
+
+
+def _new_memory() -> int:
+    """Return a descriptor of memory, where the system has such, or else of a file."""
+    if hasattr(os, "memfd_create"):  # a full disk would kill who writes to a file that it maps
+        return os.memfd_create("in-hand")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
+from mailapp.conf import mail_settings
 from mailapp.inhand import InHand
 
 
@@ -51,3 +53,23 @@ def test_who_has_ended_has_nothing_in_hand(sides):
     worker.end()
 
     assert (seen.seconds, seen.behind) == (0, [])
+
+
+def test_batch_of_newer_settings_than_the_supervisors_is_noted_as_far_as_there_is_room(sides):
+    worker, seen = sides
+    most = mail_settings().BATCH_SIZE
+
+    worker.take(range(1, 2 * most))
+    worker.begin(1)
+
+    assert seen.behind == list(range(2, most + 1))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no such memory")
+def test_what_is_in_hand_needs_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+
+    seen, fd = InHand.shared()
+    os.close(fd)
+
+    assert seen.seconds == 0
