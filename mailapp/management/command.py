@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,13 +17,22 @@ from .starting import database_away
 
 
 class MailCommand(ExampleCommand):
-    """A command that ends in one line at a MailError, wrong settings or a database that is away."""
+    """A command that ends in one line at a MailError, wrong settings or a database that is away.
+
+    And in none when nobody reads what it writes.
+    """
 
     def execute(self, *args: Any, **options: Any) -> Any:
         """Run Django's checks, of which some ask the database, and then the command."""
         try:
-            return super().execute(*args, **options)
+            done = super().execute(*args, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads, such as head, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except (ImproperlyConfigured, MailError) as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:
             raise database_away(error) from error
+        else:
+            return done

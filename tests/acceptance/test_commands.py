@@ -65,14 +65,15 @@ def test_database_that_is_not_migrated_is_one_line_of_each_command(project, tmp_
 
 
 @pytest.mark.any_database
-def test_reader_of_a_list_may_leave_before_its_end(project, tmp_path):
+@pytest.mark.parametrize("line", [["mailqueue", "keys", "{maildir}"], ["stopmail"]])
+def test_reader_of_what_a_command_says_may_leave_before_its_end(project, tmp_path, line):
     maildir = Maildir(tmp_path / "posts", create=True)
     maildir.add(b"Subject: Hello\n\nHello.\n")
     ours, theirs = os.pipe()
     os.close(ours)
 
     done = subprocess.run(
-        [sys.executable, "manage.py", "mailqueue", "keys", str(maildir.path)],
+        [sys.executable, "manage.py", *(word.format(maildir=maildir.path) for word in line)],
         cwd=ROOT,
         env=os.environ | project().environment,
         stdout=theirs,

@@ -72,9 +72,8 @@ class Command(MailCommand):
         try:
             place = place_of(queue_or_maildir(target))
             getattr(self, f"_{action}")(place, target=target, **options)
-        except BrokenPipeError:  # who reads, such as head, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise CommandError(str(error)) from error
 
