@@ -136,3 +136,7 @@ class RunsAlready(MailError):
 
 class PidFileUnusable(MailError):
     """Who runs here cannot be found out."""
+
+
+class OfAnotherUser(MailError):
+    """It runs as another user."""

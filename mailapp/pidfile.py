@@ -16,7 +16,7 @@ from typing import IO
 
 from mailapp import filelock
 from mailapp.conf import mail_settings
-from mailapp.errors import PidFileUnusable, RunsAlready
+from mailapp.errors import OfAnotherUser, PidFileUnusable, RunsAlready
 
 
 class PidFile:
@@ -83,12 +83,16 @@ class PidFile:
     def send(self, number: signal.Signals) -> int | None:
         """Signal the process that holds the file and return its id; None when none does.
 
-        Raise PidFileUnusable when it is another user's.
+        Raise OfAnotherUser.
         """
         with self._alone():
             if pid := self._holder():
-                with contextlib.suppress(ProcessLookupError):
+                try:
                     os.kill(pid, number)  # it lived a moment ago, and ids are long in coming again
+                except ProcessLookupError:
+                    pass
+                except PermissionError as error:
+                    raise OfAnotherUser(f"process {pid}, which holds {self.path}") from error
             return pid
 
     def left_by(self) -> int | None:

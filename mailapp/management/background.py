@@ -134,7 +134,7 @@ def chosen(names: Sequence[str]) -> list[PidFile]:
 def stop(pid_file: PidFile) -> str:
     """End what holds a pid file, in good order; return what became of it.
 
-    Raise CommandError when it does not end, PidFileUnusable when we may not end it.
+    Raise CommandError when it does not end, OfAnotherUser when we may not end it.
     """
     pid = pid_file.send(signal.SIGTERM)
     end = time.monotonic() + patience()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mailapp.errors import PidFileUnusable, RunsAlready
+from mailapp.errors import OfAnotherUser, PidFileUnusable, RunsAlready
 from mailapp.pidfile import PidFile
 from tests.waiting import wait_until
 
@@ -77,6 +79,14 @@ def parent(pid_file: PidFile) -> Iterator[Holder]:
     made.close()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that each user can look into, unlike `tmp_path`."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 def test_nobody_runs_where_there_is_no_file(tmp_path):
     pid_file = PidFile(tmp_path / "run" / "runmail.pid")
 
@@ -129,6 +139,18 @@ def test_process_that_got_the_id_of_a_killed_one_is_not_signalled(pid_file, hold
         assert stranger.poll() is None
         stranger.communicate()
         assert stranger.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_process_of_another_user_is_named_and_goes_on(open_folder):
+    pid_file = PidFile(open_folder / "runmail.pid")
+    with contextlib.closing(Holder(pid_file, HOLD)) as holder:
+        named = f"process {holder.process.pid}, which holds {pid_file.path}"
+
+        with _another_user(), pytest.raises(OfAnotherUser, match=named):
+            pid_file.send(signal.SIGKILL)
+
+        assert holder.process.poll() is None
 
 
 @pytest.mark.parametrize("text", ["", "abc", "12 13"])
@@ -195,3 +217,13 @@ def test_of_many_who_take_it_at_once_one_has_it(pid_file, together):
     ends = together(*[take] * 5)
 
     assert sorted(ends) == ["held", *["refused"] * 4]
+
+
+@contextlib.contextmanager
+def _another_user() -> Iterator[None]:
+    nobody = 65534
+    os.setresuid(nobody, nobody, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
