@@ -5,9 +5,11 @@ With the standard library alone, since settings import it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import sys
 import time
 from functools import lru_cache
 from io import TextIOWrapper
@@ -69,7 +71,7 @@ def _file(folder: Path, name: str) -> dict[str, Any]:
 class LogFile(WatchedFileHandler):
     """A file that several processes write to, opened anew when it was moved, as logrotate does.
 
-    A line that cannot be written is told of on standard error, and harms nobody.
+    A line that cannot be written is on standard error, with the reason, and harms nobody.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -77,6 +79,14 @@ class LogFile(WatchedFileHandler):
             super().emit(record)
         except OSError:  # the standard library opens a file outside of what it guards
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        with contextlib.suppress(OSError):  # which may be in a file on the same disk
+            sys.stderr.write(f"{self.baseFilename}: {error.strerror}: {self.format(record)}\n")
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -132,10 +132,10 @@ def test_log_that_cannot_be_opened_ends_nobody_and_goes_on_when_it_can(tmp_path:
     log = LogFile(tmp_path / "mail.log", delay=True)
     (tmp_path / "mail.log").mkdir()
 
-    log.handle(record("Lost"))
+    log.handle(record("Told"))
     (tmp_path / "mail.log").rmdir()
     log.handle(record("Written"))
     log.close()
 
-    assert "Lost" in capfd.readouterr().err
+    assert capfd.readouterr().err == f"{tmp_path}/mail.log: Is a directory: Told\n"
     assert (tmp_path / "mail.log").read_text() == "Written\n"
