@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import IO
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -66,8 +66,7 @@ class _Turnstile:
     def __init__(self, database: str) -> None:
         self._files = contextlib.ExitStack()
         self._next, self._turn = (
-            self._files.enter_context(Path(f"{database}-{which}").open("ab"))  # noqa: SIM115
-            for which in ("next", "turn")
+            self._files.enter_context(_opened(f"{database}-{which}")) for which in ("next", "turn")
         )
         self._is_ours = False
 
@@ -89,7 +88,15 @@ class _Turnstile:
             filelock.let_go(self._turn)
 
 
+def _opened(path: str) -> IO[bytes]:
+    """Open a file to be locked. To read is enough, as where it was root who wrote here first."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666), "rb")
+
+
 _ours = threading.local()
+
+# What a process is born with is its parent's, which may end before it.
+os.register_at_fork(after_in_child=lambda: vars(_ours).clear())
 
 
 def _turnstile(connection: BaseDatabaseWrapper) -> _Turnstile | None:
@@ -97,9 +104,8 @@ def _turnstile(connection: BaseDatabaseWrapper) -> _Turnstile | None:
     database = str(connection.settings_dict["NAME"])
     if connection.vendor != "sqlite" or connection.is_in_memory_db():  # type: ignore[attr-defined]
         return None
-    key = (os.getpid(), database)  # a process that was forked has opened nothing itself
-    known: dict[tuple[int, str], _Turnstile | None] = vars(_ours).setdefault("turnstiles", {})
-    if key not in known:
+    known: dict[str, _Turnstile] = vars(_ours)
+    if database not in known:
         with contextlib.suppress(OSError):
-            known[key] = _Turnstile(database)
-    return known.get(key)
+            known[database] = _Turnstile(database)
+    return known.get(database)

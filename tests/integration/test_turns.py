@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from mailapp.routing import route
 from mailapp.savepoint import atomic_until_locked, lock
 from tests.waiting import wait_until
 
+_NOBODY = 65534
+
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif("connection.vendor != 'sqlite'", reason="only SQLite has one writer"),
@@ -34,12 +37,12 @@ def another() -> Iterator[ThreadPoolExecutor]:
         pool.submit(lambda: connection.close()).result()
 
 
-def _file(which: str) -> Path:
-    return Path(f"{connection.settings_dict['NAME']}-{which}")
+def _file(which: str, database: str = "") -> Path:
+    return Path(f"{database or connection.settings_dict['NAME']}-{which}")
 
 
-def _is_free(which: str) -> bool:
-    with _file(which).open("ab") as file:
+def _is_free(which: str, database: str = "") -> bool:
+    with _file(which, database).open("ab") as file:
         return filelock.is_free(file)
 
 
@@ -139,26 +142,51 @@ def test_a_part_of_a_transaction_needs_no_turn_of_its_own(another: ThreadPoolExe
         assert not _file("turn").exists() or _is_free("turn")
 
 
-_HOLDS = """
-import sys
-from mailapp import filelock
-with open(sys.argv[1], "ab") as file:
-    filelock.hold(file)
-    print(flush=True)
-    sys.stdin.read()
+_TAKES_ITS_TURN = """
+import os, sys
+from django.conf import settings
+database = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
+settings.configure(DATABASES={"default": database})
+from django.db import connection
+from mailapp import turns
+turns.take(connection)
+os.fork()
+print(flush=True)
+sys.stdin.read()
 """
 
 
-def test_who_is_killed_in_its_turn_keeps_nobody_waiting() -> None:
-    _write_once()
-    command = [sys.executable, "-c", _HOLDS, str(_file("turn"))]
+def test_who_is_killed_in_its_turn_keeps_nobody_waiting_nor_does_a_child_it_leaves() -> None:
+    command = [sys.executable, "-c", _TAKES_ITS_TURN, str(connection.settings_dict["NAME"])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
         assert killed.stdout
-        killed.stdout.readline()
+        for _ in ("parent", "child"):
+            killed.stdout.readline()
         assert not _is_free("turn")
+
         killed.kill()
 
-    _write_once()
+        wait_until(lambda: _is_free("turn"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_where_root_has_written_first_others_have_their_turn_all_the_same(
+    another: ThreadPoolExecutor, short_path: Path
+) -> None:
+    short_path.chmod(0o755)
+    copy = connection.copy()
+    copy.settings_dict["NAME"] = database = str(short_path / "mail.sqlite3")
+    turns.take(copy)
+    turns.leave(copy)
+
+    os.seteuid(_NOBODY)
+    try:
+        another.submit(turns.take, copy).result()
+    finally:
+        os.seteuid(0)
+
+    assert not _is_free("turn", database)
+    another.submit(turns.leave, copy).result()
 
 
 def test_without_the_files_writing_goes_on(tmp_path: Path) -> None:
