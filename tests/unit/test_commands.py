@@ -24,6 +24,19 @@ def test_help_has_an_example(name):
     assert all(line.count(f"manage.py {name}") <= 1 for line in lines)
 
 
+@pytest.mark.parametrize("line", [*([name] for name in NAMES), ["mailqueue", "list"]])
+def test_wrong_argument_gets_one_clear_line(line, capsys, monkeypatch):
+    argv = ["manage.py", *line, "--no-such-option"]
+    monkeypatch.setattr("sys.argv", argv)
+
+    with pytest.raises(SystemExit) as ended:
+        load_command_class("mailapp", line[0]).run_from_argv(argv)
+
+    assert ended.value.code
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith(("Error: ", "sendmail: "))
+
+
 @pytest.mark.parametrize(
     "line", [["stopmail"], ["maillog"], ["mailstatus"], ["replaymail", "README.md"]]
 )

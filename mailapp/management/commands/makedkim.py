@@ -9,17 +9,18 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from mailapp import conf, signing
 from mailapp.conf import mail_settings
 from mailapp.errors import KeyUnusable
+from mailapp.management.command import MailCommand
 from mailapp.mime import visible
 
 _LONGEST_STRING = 255  # octets of one string in a TXT record (RFC 1035 3.3)
 
 
-class Command(BaseCommand):
+class Command(MailCommand):
     help = """
     Make a key that mail of a domain is signed with, which only its owner can read, and print the
     DNS record of its public half. Where the file is there already, print the record of its key.
