@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         read_order(order, sys.argv[1:] if arguments is None else arguments)
         if order.mode == "s":
-            speak(_server(order), sys.stdin.buffer, sys.stdout.buffer)
+            speak(_server(order), _standard_input(), sys.stdout.buffer)
         elif order.mode == "m":
             server = _server(order)
-            send(order, server, write_letter(order, sys.stdin.buffer))
+            send(order, server, write_letter(order, _standard_input()))
     except NotSent as failure:
         for reason in failure.reasons if not order.quiet else []:
             _complain(reason)
@@ -85,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{type(error).__name__}: {error}")
         return os.EX_SOFTWARE
     return os.EX_OK
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # as a program starts us that has closed its own
+        raise NotSent(os.EX_IOERR, "there is no standard input to read the message from")
+    return sys.stdin.buffer
 
 
 def _complain(reason: str) -> None:

@@ -419,6 +419,15 @@ def test_there_is_no_queue_to_run(send, arguments):
     assert send(LETTER, *arguments) == 0
 
 
+def test_a_closed_standard_input_is_told(monkeypatch, server, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+
+    assert main([*where(server), "a@b.test"]) == 74
+    assert capsys.readouterr().err == (
+        "sendmail: there is no standard input to read the message from\n"
+    )
+
+
 def test_needs_no_settings_where_a_host_is_named(server):
     done = run_alone(*where(server), "-f", "you@example.com", "a@b.test", content=LETTER)
 
