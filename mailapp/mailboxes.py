@@ -189,8 +189,13 @@ def open_mailbox(path: Path) -> Mailbox:
 
 
 def _open_folder(path: Path) -> Mailbox:
-    if (path / "new").is_dir() or (path / "cur").is_dir():
+    has = [name for name in ("new", "cur") if (path / name).is_dir()]
+    if has == ["new", "cur"]:
         return _Maildir(path)
+    if has:
+        raise NotAMailbox(
+            f"{path} is no Maildir: it has a folder {has[0]}, and not both new and cur"
+        )
     numbered = [each for each in path.iterdir() if each.name.isdecimal()]
     if numbered or (path / ".mh_sequences").exists():
         return _Files(sorted(numbered, key=lambda each: int(each.name)))

@@ -257,12 +257,13 @@ def test_broken_files_are_told_and_keep_out_no_others(run, tmp_path):
 def test_what_is_no_mailbox_is_told_and_keeps_out_no_others(run, tmp_path):
     (tmp_path / "picture").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "half" / "new").mkdir(parents=True)
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     box = write(mailbox.mbox, tmp_path / "box")
 
     out, err = run(
-        *(tmp_path / name for name in ("picture", "folder", "gone", "pipe", "empty")), box
+        *(tmp_path / name for name in ("picture", "folder", "half", "gone", "pipe", "empty")), box
     )
 
     assert out == "Imported 3 mails."
@@ -270,6 +271,7 @@ def test_what_is_no_mailbox_is_told_and_keeps_out_no_others(run, tmp_path):
     assert told == [
         "/picture is no mbox, Babyl file or mail",
         "/folder is no Maildir, MH folder or folder of .eml files",
+        "/half is no Maildir: it has a folder new, and not both new and cur",
         "/gone is not there",
         "/pipe is no file",
         "Not everything could be imported.",
