@@ -58,9 +58,15 @@ class InHand:
     # The supervisor's side
 
     @property
+    def since(self) -> float:
+        """When the handler that runs was begun (monotonic); 0 if none runs."""
+        since, _ = _NOW.unpack_from(self._memory)
+        return since
+
+    @property
     def seconds(self) -> float:
         """For how long the handler that runs has done so; 0 if none runs."""
-        since, _ = _NOW.unpack_from(self._memory)
+        since = self.since
         return monotonic() - since if since else 0
 
     @property

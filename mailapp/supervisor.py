@@ -269,8 +269,8 @@ def _tend(child: Child) -> None:
     SQLite may have us wait, if it is stuck in the middle of a transaction.
     """
     if child.running and child.in_hand and not (child.tending and child.tending.is_alive()):
-        what = (child.running.process.pid, child.in_hand.behind)
-        child.tending = threading.Thread(target=_act_for, args=what, daemon=True)
+        what = (child.running.process.pid, child.in_hand)
+        child.tending = threading.Thread(target=act_for, args=what, daemon=True)
         child.tending.start()
 
 
@@ -281,12 +281,18 @@ def _end_in_time(child: Child) -> None:
         child.running.process.kill()
 
 
-def _act_for(pid: int, behind: Sequence[int]) -> None:
-    """Say that a process lives, and give back what waits behind what it is stuck in."""
+def act_for(pid: int, in_hand: InHand) -> None:
+    """Say that a process lives, and give back what waits behind what it is stuck in.
+
+    Unless it has gone on meanwhile: then it has given that back itself, and may have it again.
+    """
+    since, behind = in_hand.since, in_hand.behind
     it = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
     try:
         it.update(heartbeat_at=timezone.now())
         waiting = list(Delivery.objects.claimed().filter(pk__in=behind, claimed_by__in=it))
+        if in_hand.since != since or in_hand.seconds <= slow_seconds():
+            return
         Delivery.objects.give_back(waiting)
         for queue in {delivery.queue_id for delivery in waiting}:
             notify(queue)
