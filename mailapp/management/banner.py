@@ -15,6 +15,9 @@ def banner(ready: Mapping[str, str], advice: str) -> Iterator[str]:
     """Say where each part is, which routes are on, and what to type next."""
     conf, handlers = mail_settings(), registry.current_router().handlers
     yield f"Receiver  {ready['receiver']}, for mail to {', '.join(conf.HOSTS)}"
+    doors = ("RECEIVER_TLS", "LMTP", "SUBMISSION", "SUBMISSION_TLS")
+    if open_ones := [f"{door} {place}" for door in doors if (place := getattr(conf, door))]:
+        yield f"Besides   {', '.join(open_ones)}"
     yield f"Relay     sends to {', then '.join(map(str, conf.upstreams))}"
     if catcher_at := ready.get("catcher"):
         yield f"Catcher   {catcher_at}, keeps mail in {conf.CATCHER_QUEUE}"

@@ -20,6 +20,14 @@ def START(message, host): ...
 def INDEX(message, host): ...
 
 
+def test_other_doors_of_the_receiver_are_named(settings):
+    settings.MAIL = {**settings.MAIL, "LMTP": "127.0.0.1:8824", "SUBMISSION": "127.0.0.1:5870"}
+
+    said = list(banner({"receiver": "127.0.0.1:8823"}, "Ctrl-C ends everything."))
+
+    assert said[1] == "Besides   LMTP 127.0.0.1:8824, SUBMISSION 127.0.0.1:5870"
+
+
 def test_function_of_another_queue_is_not_taken_for_one_that_what_comes_in_goes_to(handle):
     handle(START, INDEX)
 
