@@ -238,7 +238,7 @@ def test_an_operator_suppresses_an_address_and_writes_to_it_again(
     page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_role("link", name="reader@client.test").first.click()
 
-    page.get_by_role("link", name="Delete").click()
+    page.locator("a.deletelink").click()
     page.get_by_role("button", name="Yes").click()
 
     page.get_by_text("was deleted successfully").wait_for()
