@@ -304,7 +304,8 @@ def test_smart_host_that_fails_us_at_any_stage_defers_the_mail(serve, relay, pos
     server = serve(**{stage: reply, "HELO": reply})
     deferred = post("reader@client.test")
 
-    relay(server.address, RELAY_TIMEOUT=0.05, RELAY_REST_SECONDS=[DEADLINE])
+    timeout = 0.5 if reply is SILENCE else DEADLINE
+    relay(server.address, RELAY_TIMEOUT=timeout, RELAY_REST_SECONDS=[DEADLINE])
 
     delivery = settled(deferred)
     assert delivery.status == Status.DEFERRED
