@@ -116,7 +116,9 @@ class Relay:
             room = IN_HAND - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
-        self._life.activity = f"{amount(self._in_hand(), 'delivery', 'deliveries')} in hand"
+        in_hand = self._in_hand()
+        said = f"{amount(in_hand, 'delivery', 'deliveries')} in hand"
+        self._life.activity = said if in_hand else ""
 
     def _fail_suppressed(self) -> None:
         """End, without a try, what goes to addresses that nothing is sent to."""

@@ -426,6 +426,16 @@ def late(message: Message, **age: float) -> None:
     message.deliveries.update(created_at=timezone.now() - timedelta(**age))
 
 
+def test_relay_says_what_it_has_in_hand_while_it_has_something(serve, relay, post):
+    server = serve(DATA=[SILENCE, "354 Go ahead"])
+    sent = post("reader@client.test")
+
+    life = relay(server.address, RELAY_TIMEOUT=2)
+
+    wait_until(lambda: life.activity == "1 delivery in hand")
+    wait_until(lambda: life.activity == "" and sent.deliveries.get().status == Status.DEFERRED)
+
+
 def test_sender_is_told_once_that_a_mail_is_late(serve, relay, post):
     server = serve(RCPT="450 4.2.0 Greylisted")
     deferred = post("reader@client.test")
