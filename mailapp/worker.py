@@ -41,7 +41,7 @@ from mailapp.errors import (
     SMTPError,
     WorkLost,
 )
-from mailapp.lifecycle import Life, living, release_dead
+from mailapp.lifecycle import Life, keep_what_is_loaded, living, release_dead
 from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
@@ -65,6 +65,7 @@ def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOM
     """Work `queue` until SIGTERM or SIGINT; then finish the mail in hand and return."""
     registry.sync()
     containment.contain()
+    keep_what_is_loaded()
     with living(Process.Kind.WORKER, queue) as life, housekeeping.daily():
         serve(queue, life, on_ready)
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils import timezone
 
-from .reading import with_ids
+from .reading import moment, token, with_ids
 
 _ANY_DUE = """\
 SELECT 1 FROM mailapp_delivery
@@ -87,7 +86,7 @@ class Claims:
     def next_due(self, queue: str, since: datetime) -> datetime | None:
         """When the next delivery comes due that was not due at `since`; None if none will."""
         rows = self._rows(_NEXT_DUE, [queue, self._stamp(since)])
-        return self._moment(rows[0][0]) if rows else None
+        return moment(rows[0][0], self._connection) if rows else None
 
     def any_orphan(self, idle: int | None, oldest_heartbeat: datetime) -> bool:
         """Say whether anything is claimed by the process `idle`, or by one that is not alive."""
@@ -113,7 +112,7 @@ class Claims:
         can_lock = self._connection.features.has_select_for_no_key_update
         statement = _CLAIMS + (" FOR NO KEY UPDATE" if can_lock else "")
         rows = self._rows(statement, [], ids)
-        return {id: _uuid(token) for id, token in rows}
+        return {id: claim and token(claim, self._connection) for id, claim in rows}
 
     def settle(self, ids: Sequence[int], ending: Ending) -> None:
         """Write how deliveries ended whose attempts are written already."""
@@ -133,13 +132,5 @@ class Claims:
     def _stamp(self, moment: datetime) -> Any:
         return self._connection.ops.adapt_datetimefield_value(moment)
 
-    def _moment(self, read: datetime) -> datetime:
-        zone = self._connection.timezone
-        return timezone.make_aware(read, zone) if timezone.is_naive(read) else read
-
     def _token(self, token: uuid.UUID) -> uuid.UUID | str:
         return token if self._connection.features.has_native_uuid_field else token.hex
-
-
-def _uuid(token: uuid.UUID | str | None) -> uuid.UUID | None:
-    return uuid.UUID(token) if isinstance(token, str) else token

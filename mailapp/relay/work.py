@@ -18,7 +18,7 @@ from mailapp.amounts import amount
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Backend, Upstream
 from mailapp.errors import ClaimLost, MailError
-from mailapp.lifecycle import Life, living, release_dead, stay_on_one_core
+from mailapp.lifecycle import Life, keep_what_is_loaded, living, release_dead, stay_on_one_core
 from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
 from mailapp.models.delivery import Outcome, Status, Taken
 from mailapp.wakeup import Listener, listen
@@ -43,6 +43,7 @@ _MOST_OCTETS = 16 * 1024 * 1024  # of mail in memory, though a single one may be
 def run(on_ready: Callable[[str], None] = lambda queue: None) -> None:
     """Send what is due in `outgoing` until SIGTERM or SIGINT; then finish the mail in hand."""
     stay_on_one_core()
+    keep_what_is_loaded()
     with living(Process.Kind.RELAY, OUTGOING) as life, listen(OUTGOING) as bell:
         life.on_stop(bell.wake)
         on_ready(OUTGOING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from mailapp.models import (
     Transition,
 )
 from mailapp.models.delivery import Outcome, Taken
+from mailapp.models.reading import read
 from tests.waiting import DEADLINE, wait_until
 
 Status = Delivery.Status
@@ -834,3 +836,36 @@ class TestLocks:
             with connection.cursor() as cursor:
                 cursor.execute("SET LOCAL lock_timeout = '500ms'")
             function()
+
+
+@pytest.mark.parametrize("model", [Delivery, Message, RawMessage])
+def test_rows_read_in_plain_sql_are_those_of_the_orm(model):
+    now, process = timezone.now(), Process.here(Process.Kind.WORKER)
+    process.begin()
+    message = Message.objects.create(
+        created_at=now, size=1, verdict={"spf": ["pass", None]}, verp=True, sender="s@client.test"
+    )
+    RawMessage.objects.create(message=message, content=b"\0\xff")
+    delivery = Delivery.objects.create(
+        message=message,
+        queue_id="incoming",
+        recipient="r@client.test",
+        status=Delivery.Status.CLAIMED,
+        due_at=None,
+        claim=uuid.uuid4(),
+        claimed_by=process,
+        claimed_at=now,
+    )
+    key = {Delivery: delivery.pk}.get(model, message.pk)
+    table, column = model._meta.db_table, model._meta.pk.column
+
+    rows = read(model.objects.all(), f"SELECT * FROM {table} WHERE {column} IN ({{ids}})", [key])
+
+    known = model.objects.get(pk=key)
+    assert list(rows) == [key]
+    assert {name: value for name, value in vars(rows[key]).items() if name != "_state"} == {
+        name: value for name, value in vars(known).items() if name != "_state"
+    }
+    assert rows[key]._state.db == known._state.db
+    assert not rows[key]._state.adding
+    assert not rows[key].get_deferred_fields()

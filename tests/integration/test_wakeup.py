@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -75,6 +76,32 @@ def test_each_of_several_waiters_is_woken(listen, waiting):
 
     for future in woken:
         future.result(DEADLINE)
+
+
+def test_who_comes_to_a_folder_that_is_known_is_woken_too(listen, waiting):
+    only_on("sqlite")
+    listen("incoming")
+    os.utime(wakeup._folder(), ns=(0, 0))  # as if nobody had come or gone for long
+    wakeup.notify("incoming")
+    late = listen("incoming")
+
+    wakeup.notify("incoming")
+
+    waiting(late).result(DEADLINE)
+
+
+def test_who_comes_as_the_folder_is_looked_at_is_woken_too(listen, waiting):
+    only_on("sqlite")
+    listen("incoming")
+    moment = time.time_ns()
+    os.utime(wakeup._folder(), ns=(moment, moment))
+    wakeup.notify("incoming")
+    late = listen("incoming")
+    os.utime(wakeup._folder(), ns=(moment, moment))  # in the same tick of the file system
+
+    wakeup.notify("incoming")
+
+    waiting(late).result(DEADLINE)
 
 
 def test_wake_up_before_the_wait_is_not_lost(listen, waiting):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,37 @@ def test_every_mail_of_the_corpus_can_be_read(path):
 
     for mail in (raw, raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")):
         read_all(mail)
+
+
+FIELDS = st.sampled_from(
+    [
+        *[b"From: reader@client.test", b"Subject:", b"content-type: text/plain; x=" + b"y" * 3000],
+        *[
+            b"X-Long: a",
+            b" folded",
+            b"\tfolded",
+            b" ",
+            b"\xff: \xe9",
+            b"X:\x0b\x1c\x85",
+            b":",
+            b"no colon",
+        ],
+        *[b"From somebody", b"a b: c", b"", b"\0: \0", b"X: \r", b"X\r: y"],
+    ]
+)
+
+
+@given(st.lists(st.tuples(FIELDS, st.sampled_from([b"\r\n", b"\n", b"\r"])), max_size=8))
+def test_head_is_parsed_as_the_standard_library_parses_it(lines):
+    raw = b"".join(line + end for line, end in lines)
+
+    parsed = mime.parse_head(raw)
+
+    known = BytesHeaderParser(policy=mime._LENIENT).parsebytes(mime.head(raw) + b"\r\n\r\n")
+    assert list(parsed.raw_items()) == list(known.raw_items())
+    assert parsed.get_payload() == known.get_payload()
+    assert list(map(type, parsed.defects)) == list(map(type, known.defects))
+    assert parsed.get_unixfrom() == known.get_unixfrom()
 
 
 LINES = st.sampled_from(
