@@ -72,7 +72,7 @@ class Conversation(models.Model):
     """
 
     handler = models.ForeignKey(Handler, on_delete=models.PROTECT, related_name="conversations")
-    person = models.CharField(max_length=320, db_index=True, help_text="The folded sender.")
+    person = models.CharField(max_length=320, help_text="The folded sender.")
     key = models.CharField(max_length=255, blank=True)
     state = models.CharField(max_length=100, default=START)
     data = models.JSONField(default=dict, blank=True, help_text="What the handler keeps.")
@@ -85,8 +85,9 @@ class Conversation(models.Model):
     class Meta:
         permissions = [("move_conversation", "Can move conversation to another state")]
         constraints = [
+            # The person first, whose conversations are then found without an index of their own.
             models.UniqueConstraint(
-                fields=["handler", "person", "key"], name="mailapp_one_conversation_per_key"
+                fields=["person", "handler", "key"], name="mailapp_one_conversation_per_key"
             )
         ]
 
@@ -110,7 +111,9 @@ class Transition(models.Model):
     delivery = models.ForeignKey(
         "mailapp.Delivery", on_delete=models.SET_NULL, null=True, related_name="transitions"
     )
-    operator = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True)
+    operator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, db_index=False
+    )
     from_state = models.CharField(max_length=100)
     to_state = models.CharField(max_length=100)
     at = models.DateTimeField(default=timezone.now)
@@ -118,6 +121,13 @@ class Transition(models.Model):
 
     class Meta:
         ordering = ["id"]
+        indexes = [
+            models.Index(
+                fields=["operator"],
+                condition=models.Q(operator__isnull=False),
+                name="mailapp_moved_by",  # or to remove a user would read the table
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.from_state} → {self.to_state}"
