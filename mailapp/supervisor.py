@@ -65,6 +65,11 @@ class Child:
             return False
         return self.in_hand.seconds > slow_seconds()
 
+    @property
+    def was_in_handler(self) -> bool:
+        """True of a worker that ended while it ran a handler."""
+        return self.in_hand is not None and self.in_hand.since > 0
+
 
 @dataclass
 class Supervisor:
@@ -177,10 +182,10 @@ class Supervisor:
         if child.renewed:
             child.renewed = False
             return
-        logger.error(
-            "%s ended (%s) and starts again in %.1f s", child.part, ending(code), child.pause
-        )
-        child.start_at = time.monotonic() + child.pause
+        # A handler that ends its process does so three times with a mail, while others wait.
+        pause = 0 if child.was_in_handler else child.pause
+        logger.error("%s ended (%s) and starts again in %.1f s", child.part, ending(code), pause)
+        child.start_at = time.monotonic() + pause
         child.pause = min(child.pause * 2, _LONGEST_PAUSE)
 
     # Those who stand in for workers that are stuck

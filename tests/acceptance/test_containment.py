@@ -120,6 +120,13 @@ def test_worker_that_ran_out_of_memory_makes_way_for_a_new_one(ordeal):
     assert "worker ended (exit code 0) and starts again" in program.output
 
 
+def test_worker_whose_handler_ended_it_starts_again_at_once(ordeal):
+    _, program = ordeal
+
+    assert "worker ended (signal 9, Killed) and starts again in 0.0 s" in program.output
+    assert "worker ended (exit code 0) and starts again in 0.5 s" in program.output
+
+
 def test_where_a_handler_hangs_is_in_the_log(ordeal):
     _, program = ordeal
 
