@@ -16,6 +16,7 @@ from benchmarks.load import CONTENT
 from benchmarks.sink import Sink, running_sink
 
 PAUSES = (0.05, 0.2)  # seconds between two mails: longer than it takes to become idle, and uneven
+QUIET_AFTER = 3.0  # seconds after the last mail: it is settled then, and each heart has beaten
 
 
 def measure(servers: Sequence[Server], seconds: float, mails: int) -> None:
@@ -57,6 +58,7 @@ def _waits(receiver: str, sink: Sink, mails: int) -> Iterator[float]:
 
 def _idle_milliseconds(programs: Collection[Program], seconds: float) -> float:
     """What they take of the processors in a second in which there is nothing to do."""
+    time.sleep(QUIET_AFTER)
     before = sum(processor_seconds(each.pid) for each in programs)
     time.sleep(seconds)
     after = sum(processor_seconds(each.pid) for each in programs)
