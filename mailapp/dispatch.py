@@ -58,7 +58,7 @@ class Conversations:
 
     def __init__(self, people: Iterable[str] = ()) -> None:
         self._people = set(people)
-        rows = Conversation.objects.filter(person__in=self._people, key="")
+        rows = Conversation.objects.read_without_key(self._people)
         self._found = {(row.handler_id, row.person): row for row in rows}
         self._unwritten: list[Move] = []
 
@@ -68,11 +68,13 @@ class Conversations:
             raise NotHandled("the null sender has no conversation")
         person = request.identity.person
         key = handler.state_key(handler.name, request) if handler.state_key else ""
-        new = Conversation(handler_id=handler.row, person=person, key=key)
-        if person in self._people and not key:
-            return self._found.setdefault((handler.row, person), new)
-        rows = Conversation.objects.filter(handler=handler.row, person=person, key=key)
-        return rows.first() or new
+        if person not in self._people or key:
+            rows = Conversation.objects.filter(handler=handler.row, person=person, key=key)
+            return rows.first() or Conversation(handler_id=handler.row, person=person, key=key)
+        if (found := self._found.get((handler.row, person))) is None:
+            found = Conversation(handler_id=handler.row, person=person)
+            self._found[handler.row, person] = found
+        return found
 
     def forget(self, person: str) -> None:
         """Look up this person's conversations anew from now on."""

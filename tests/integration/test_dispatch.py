@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.mail import send_mail
 
-from mailapp import dispatch
+from mailapp import dispatch, registry
 from mailapp.errors import ConversationMoved
 from mailapp.models import Conversation, Delivery, Handler, Transition
 from mailapp.models.delivery import Status
@@ -259,6 +259,39 @@ def test_person_has_one_conversation_for_each_key(handle, say):
 
 
 # Who is asked
+
+
+def test_conversation_without_a_key_is_found_beside_one_with_a_key(handle, say):
+    seen = []
+
+    @state_key_generator
+    def key_of(module_name, message):
+        return message.recipient.removesuffix("@localhost").removeprefix("all")
+
+    @route("(list)@(host)", list="[a-z]+")
+    def START(message, list, host):
+        seen.append(message.data.get("list", "new"))
+        message.data["list"] = list
+
+    handle(START, key_of)
+
+    for list in ["all", "news", "all", "news"]:
+        say(f"{list}@localhost")
+
+    assert seen == ["new", "new", "all", "news"]
+
+
+def test_conversation_is_the_same_for_all_who_look_for_it_in_a_transaction(handle, delivery):
+    @route("news@(host)")
+    def START(message, host): ...
+
+    handle(START)
+    mail, router = delivery("news@localhost"), registry.current_router(max_age=0)
+    conversations = dispatch.Conversations([mail.person])
+
+    one, other = (dispatch.plan(mail, router, conversations).conversation for _ in range(2))
+
+    assert one is other
 
 
 def test_first_handler_whose_state_fits_takes_the_mail(handle, say):
