@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 
 from mailapp import signing, wakeup
 from mailapp.addresses import fold, whole
@@ -25,8 +25,9 @@ class _Posted:
     def __init__(self, what: NewMail | Delivery) -> None:
         self.what = what
         self.is_committed = False
-        if connection.in_atomic_block:
-            connection.on_commit(self)
+        default = connections[DEFAULT_DB_ALIAS]  # to look for it takes a microsecond
+        if default.in_atomic_block:
+            default.on_commit(self)
         else:
             self()
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from django.db import DatabaseError, Error, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, connection, connections, transaction
 
 from mailapp import turns
 from mailapp.models import Queue
@@ -59,11 +59,12 @@ class SavepointOnDemand:
         self._begun = False
         self._spoilt = False
         self._savepoint: str | None = None
-        self._hooks = len(connection.run_on_commit)
-        self._watch = contextlib.ExitStack()
+        self._connection = connections[DEFAULT_DB_ALIAS]  # to look for it takes a microsecond
+        self._hooks = len(self._connection.run_on_commit)
+        self._watch = self._connection.execute_wrapper(self._execute)
 
     def __enter__(self) -> None:
-        self._watch.enter_context(connection.execute_wrapper(self._execute))
+        self._watch.__enter__()
 
     def _execute(self, execute: Callable[..., Any], *statement: Any) -> Any:
         if not self._begun:
@@ -77,15 +78,15 @@ class SavepointOnDemand:
         except BaseException:
             self._spoilt = True
             raise
-        self._savepoint = connection.savepoint()
+        self._savepoint = self._connection.savepoint()
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self._watch.close()
+        self._watch.__exit__(None, None, None)
         if self._spoilt:
-            transaction.set_rollback(True)
-        elif connection.closed_in_transaction:
+            self._connection.set_rollback(True)
+        elif self._connection.closed_in_transaction:
             pass  # the database has dropped everything, and the flag says so
-        elif kind is None and not transaction.get_rollback():
+        elif kind is None and not self._connection.get_rollback():
             self._keep()
         else:
             self._undo()
@@ -94,18 +95,18 @@ class SavepointOnDemand:
         if self._savepoint is None:
             return
         try:
-            transaction.savepoint_commit(self._savepoint)
+            self._connection.savepoint_commit(self._savepoint)
         except DatabaseError:
             self._undo()
             raise
 
     def _undo(self) -> None:
-        del connection.run_on_commit[self._hooks :]
-        transaction.set_rollback(False)
+        del self._connection.run_on_commit[self._hooks :]
+        self._connection.set_rollback(False)
         if self._savepoint is None:
             return
         try:
-            transaction.savepoint_rollback(self._savepoint)
-            transaction.savepoint_commit(self._savepoint)  # forget it
+            self._connection.savepoint_rollback(self._savepoint)
+            self._connection.savepoint_commit(self._savepoint)  # forget it
         except Error:
-            transaction.set_rollback(True)
+            self._connection.set_rollback(True)
