@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from django.db import connection, transaction
@@ -24,6 +25,8 @@ from mailapp.models.insert import insert
 from mailapp.outbox import Collected
 from mailapp.request import ConversationRequest, MailRequest
 from mailapp.routing import ERROR, START, HandlerModule, Match, Router, TimerFunction, Timers
+
+_JSON = json.JSONEncoder(allow_nan=False)
 
 
 @dataclass
@@ -120,14 +123,9 @@ class Plan:
         return [*self.stateless, *([self.stateful] if self.stateful else [])]
 
     @property
-    def handler(self) -> int:
-        """The id of the Handler that takes the mail: the one with the state, else the last."""
-        return self.matches[-1].handler.row
-
-    @property
-    def handler_name(self) -> str:
-        """The name of that Handler."""
-        return self.matches[-1].handler.name
+    def handler(self) -> HandlerModule:
+        """The module that takes the mail: the one with the state, else the last."""
+        return (self.stateful or self.stateless[-1]).handler
 
 
 @dataclass
@@ -189,7 +187,7 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     begin = time.perf_counter()
     returned = match.state.function(plan.request, **match.captures)
     duration = time.perf_counter() - begin
-    json.dumps(conversation.data, allow_nan=False)  # or all of the batch would fail with it
+    _JSON.encode(conversation.data)  # or all of the batch would fail with it
 
     stays = Move(
         conversation,
@@ -284,11 +282,9 @@ def write(moves: Iterable[Move]) -> None:
     now = timezone.now()
     for move in moves:
         move.conversation.state = move.to_state
-        move.conversation.updated_at = now
-        move.conversation.version += 1
-    Conversation.objects.store([move.conversation for move in moves])
+    Conversation.objects.store([move.conversation for move in moves], now)
     _set_timers([move for move in moves if move.timers and not move.stays])
-    _write_history(moves)
+    _write_history(moves, now)
 
 
 def _set_timers(moves: Sequence[Move]) -> None:
@@ -320,8 +316,8 @@ _HISTORY = (
 )
 
 
-def _write_history(moves: Sequence[Move]) -> None:
-    stamp = connection.ops.adapt_datetimefield_value
+def _write_history(moves: Sequence[Move], now: datetime) -> None:
+    at = connection.ops.adapt_datetimefield_value(now)
     insert(Transition, _HISTORY, connection.alias).rows(
         [
             (
@@ -331,7 +327,7 @@ def _write_history(moves: Sequence[Move]) -> None:
                 move.operator,
                 move.from_state,
                 move.to_state,
-                stamp(move.conversation.updated_at),
+                at,
                 move.duration,
             )
             for move in moves

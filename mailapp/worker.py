@@ -282,11 +282,11 @@ class _Turn:
         self.posted.add(effects.posted)
         if plan.line:
             Place.objects.leave([plan.request.delivery.pk])
-        self.handlings[plan.request.delivery] = way.Handling(plan.handler_name, *effects.course)
+        self.handlings[plan.request.delivery] = way.Handling(plan.handler.name, *effects.course)
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
             reply=mime.one_line(plan.request.note),
-            handler=plan.handler,
+            handler=plan.handler.row,
             started_at=started_at,
         )
 
@@ -310,7 +310,7 @@ class _Turn:
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
         if plan:
-            self.handlings[delivery] = way.Handling(plan.handler_name)
+            self.handlings[delivery] = way.Handling(plan.handler.name)
             if plan.line:
                 _keep_order(delivery, plan.line, ending)
         self.outcomes[delivery] = Outcome(
@@ -318,7 +318,7 @@ class _Turn:
             reply=reply,
             error="" if isinstance(error, _PLAIN) else failures.in_full(error),
             delay=_delay(delivery, error) if ending == Status.DEFERRED else 0,
-            handler=plan.handler if plan else None,
+            handler=plan.handler.row if plan else None,
             started_at=started_at,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -30,13 +31,16 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         """Return these people's conversations under no key."""
         return read(self, _WITHOUT_KEY, people).values()
 
-    def store(self, conversations: Sequence[Conversation]) -> None:
-        """Write conversations that have each gone one version further, in one statement.
+    def store(self, conversations: Sequence[Conversation], now: datetime) -> None:
+        """Write conversations as they are `now`, each one version further, in one statement.
 
         Raise ConversationMoved if one is no longer as it was read, or is there though it was not.
         """
+        for each in conversations:
+            each.version += 1
+            each.updated_at = now
         upsert = insert(Conversation, ("created_at", *_IDENTITY, *_CHANGES), self.db)
-        keys = upsert.returning_keys([self._row(each) for each in conversations], self._unmoved())
+        keys = upsert.returning_keys(self._rows(conversations, now), self._unmoved())
         if len(keys) < len(conversations):
             raise ConversationMoved(f"{len(conversations) - len(keys)} of {len(conversations)}")
         for conversation, key in zip(conversations, keys, strict=True):
@@ -44,18 +48,24 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
                 raise ConversationMoved(str(conversation))
             conversation.pk = key
 
-    def _row(self, conversation: Conversation) -> tuple[object, ...]:
+    def _rows(
+        self, conversations: Sequence[Conversation], now: datetime
+    ) -> list[tuple[object, ...]]:
         stamp = connections[self.db].ops.adapt_datetimefield_value
-        return (
-            stamp(conversation.created_at),
-            conversation.handler_id,
-            conversation.person,
-            conversation.key,
-            conversation.state,
-            json.dumps(conversation.data),
-            conversation.version,
-            stamp(conversation.updated_at),
-        )
+        updated_at = stamp(now)
+        return [
+            (
+                stamp(each.created_at),
+                each.handler_id,
+                each.person,
+                each.key,
+                each.state,
+                json.dumps(each.data),
+                each.version,
+                updated_at,
+            )
+            for each in conversations
+        ]
 
     def _unmoved(self) -> str:
         """The clause by which a row that is there is changed if it is still as it was read.

@@ -73,6 +73,7 @@ def test_conversation_that_returns_to_start_keeps_its_row_and_its_history(handle
 
     conversation = Conversation.objects.get()
     assert (conversation.state, conversation.version) == ("START", 2)
+    assert conversation.updated_at == conversation.transitions.last().at > conversation.created_at
     assert history() == [("START", "CONFIRMING", "mail"), ("CONFIRMING", "START", "mail")]
     assert conversation.transitions.last().delivery == second
 
