@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import select
 import smtplib
 import socket
 import ssl
@@ -17,6 +18,7 @@ from mailapp.errors import NoUpstream
 from .wire import Reply
 
 _LONGEST_REPLY = 65536  # octets, of all its lines
+_NEARLY_ALL = 0.99  # of the time for a reply; to set another is a system call, and one to undo it
 
 
 def greeted(host: SmartHost, *, hostname: str, timeout: float, ca_file: str = "") -> smtplib.SMTP:
@@ -116,6 +118,8 @@ class Lines:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._unread = b""
+        self._arrivals = select.poll()
+        self._arrivals.register(sock, select.POLLIN)
 
     def read(self, end: float, most: int) -> bytes:
         """Return a line of at most so many octets, there by `end` (monotonic); raise OSError."""
@@ -131,31 +135,36 @@ class Lines:
         if left <= 0:
             raise TimeoutError("timed out")
         usual = self._sock.gettimeout()
-        self._sock.settimeout(left)
-        try:
-            octets = self._sock.recv(8192)
-        finally:
-            self._sock.settimeout(usual)
+        assert usual is not None
+        octets = self._received(left) if left < usual * _NEARLY_ALL else self._sock.recv(8192)
         if not octets:
             raise OSError("the connection was closed")
         return octets
+
+    def _received(self, seconds: float) -> bytes:
+        usual = self._sock.gettimeout()
+        self._sock.settimeout(seconds)
+        try:
+            return self._sock.recv(8192)
+        finally:
+            self._sock.settimeout(usual)
 
     def is_fresh(self) -> bool:
         """Say whether all that came was read, and more can come."""
         if self._unread:
             return False
-        usual = self._sock.gettimeout()
-        self._sock.settimeout(0)
+        if not self._arrivals.poll(0) and not self._has_deciphered():
+            return True
         try:
-            self._unread = self._sock.recv(8192)
-        except (BlockingIOError, ssl.SSLWantReadError):
+            self._unread = self._received(0)
+        except (BlockingIOError, ssl.SSLWantReadError):  # what came was for TLS itself
             return True
         except OSError:
             return False
-        else:
-            return False
-        finally:
-            self._sock.settimeout(usual)
+        return False
+
+    def _has_deciphered(self) -> bool:
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def close(self) -> None:
         """Do nothing; the socket is closed by who opened it."""
