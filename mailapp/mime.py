@@ -55,8 +55,11 @@ def head(raw: bytes, limit: int = _HEAD_LIMIT) -> bytes:
     """Return the header section of a mail, of which the first 64 kB, or so many octets."""
     if raw.startswith((b"\n", b"\r\n")):
         return b""
-    ends = [raw.find(blank, 0, limit) for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n")]
-    return raw[: min((end for end in ends if end >= 0), default=limit)]
+    end = limit
+    for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n"):
+        found = raw.find(blank, 0, min(end + 2, limit))  # not in the body, which may be long
+        end = found if found >= 0 else end
+    return raw[:end]
 
 
 # Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -251,6 +253,15 @@ def test_columns_are_of_the_first_fields_in_the_head_alone(end):
 )
 def test_head_ends_at_the_first_empty_line(raw, head):
     assert mime.head(raw) == head
+
+
+@pytest.mark.parametrize("limit", [3, 4, 8])
+def test_head_ends_at_the_first_of_all_kinds_of_empty_lines(limit):
+    for octets in product(b"\r\na", repeat=7):
+        raw = b"a" + bytes(octets)
+        end = re.search(rb"\r\n\r\n|\n\n|\n\r\n", raw[:limit])
+
+        assert mime.head(raw, limit) == raw[: end.start() if end else limit]
 
 
 @pytest.mark.parametrize(
