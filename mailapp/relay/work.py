@@ -111,7 +111,8 @@ class Relay:
         """Claim before the senders run out of work."""
         in_hand = self._in_hand()
         if in_hand <= IN_HAND // 2:
-            hand_over(_settle_left)
+            if not self._journal.is_alone():
+                hand_over(_settle_left)
             if not in_hand:
                 release_dead(idle=self._life)
             room = IN_HAND - in_hand

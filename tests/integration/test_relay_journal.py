@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,27 @@ def test_journal_of_a_relay_that_lives_is_left_alone(journal, send):
 
     journal.close()
     assert len(handed_over()) == 1
+
+
+def test_journal_is_alone_while_there_are_no_notes_of_others(journal, send):
+    journal.note(send())
+    assert journal.is_alone()
+
+    other = Journal()
+    assert not journal.is_alone()
+
+    other.note(send())
+    other.close()
+    assert not journal.is_alone()
+
+    assert len(handed_over()) == 1
+    assert journal.is_alone()
+
+
+def test_journal_whose_folder_is_gone_is_not_taken_for_alone(journal, folder):
+    shutil.rmtree(folder)
+
+    assert not journal.is_alone()
 
 
 def test_notes_that_could_not_be_settled_are_kept_for_the_next_time(journal, send):
