@@ -474,13 +474,18 @@ def message_ids(value: str) -> list[str]:
 
 
 class _Composed(Compat32):
-    """compat32 that writes at once what needs neither folding nor encoding: nearly all fields."""
+    """compat32 that writes plain fields in a tenth of the time: nearly all, ids among them."""
 
     def fold_binary(self, name: str, value: Any) -> bytes:
         """Write a field."""
-        if _is_plain(value) and len(name) + len(": ") + len(value) <= _LINE:
-            return f"{name}: {value}{self.linesep}".encode("ascii")
-        folded = super().fold_binary(name, value)
+        if not _is_plain(value):
+            folded = super().fold_binary(name, value)
+        elif len(name) + len(": ") + len(value) <= _LINE:
+            return f"{name}: {value}\r\n".encode("ascii")
+        elif _PLAIN_WORDS.fullmatch(value):
+            folded = f"{_at_spaces(name, value)}\r\n".encode("ascii")
+        else:
+            folded = super().fold_binary(name, value)
         if _fits(folded) or not isinstance(value, str):
             return folded
         return super().fold_binary(name, _in_words(name, value))
@@ -488,6 +493,21 @@ class _Composed(Compat32):
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+_PLAIN_WORDS = re.compile("[^ ,;]+(?: [^ ,;]+)*")  # the library would rather fold at , and ;
+
+
+def _at_spaces(name: str, value: str) -> str:
+    """Fold a field at its spaces, as the standard library does."""
+    lines, before = [f"{name}: "], ""
+    for word in value.split(" "):
+        if len(lines[-1]) + len(before) + len(word) > _LINE:
+            lines.append("")
+            before = " "
+        lines[-1] += before + word
+        before = " "
+    return "\r\n".join(lines)
 
 
 def _fits(folded: bytes) -> bool:
@@ -552,28 +572,25 @@ def compose(fields: Mapping[str, str], text: str, html: str = "") -> bytes:
     for name in fields:
         _check_name(name)
     fields = {name: _spelt_out(name, value) for name, value in fields.items()}
-    return (None if html else plain_to_bytes(fields, text)) or composed(fields, text, html)
+    return (None if html else text_to_bytes(fields, text)) or composed(fields, text, html)
 
 
-_PLAIN_TEXT = {
-    "Content-Type": 'text/plain; charset="utf-8"',
-    "MIME-Version": "1.0",
-    "Content-Transfer-Encoding": "7bit",
-}
-
-
-def plain_to_bytes(fields: Mapping[str, str], text: str) -> bytes | None:
-    """Write a mail of plain text that needs no encoding, as most answers are; None for others.
+def text_to_bytes(fields: Mapping[str, str], text: str) -> bytes | None:
+    """Write a mail of nothing but text, as most answers are; None where that needs encoding.
 
     In a tenth of the time that it takes to compose it with the standard library.
     """
-    lines = text.split("\n")
-    if not text.isascii() or "\r" in text or max(map(len, lines)) > _LONGEST_LINE:
+    octets = text.encode(errors="replace")
+    lines = octets.split(b"\n")
+    if b"\r" in octets or max(map(len, lines)) > _LONGEST_LINE:
         return None
-    head = [f"{name}: {value}" for name, value in {**_PLAIN_TEXT, **fields}.items()]
-    if not all(_is_plain(field) and len(field) <= _LINE for field in head):
-        return None
-    return "\r\n".join([*head, "", *lines]).encode("ascii")
+    above = {
+        "Content-Type": 'text/plain; charset="utf-8"',
+        "MIME-Version": "1.0",
+        "Content-Transfer-Encoding": "7bit" if octets.isascii() else "8bit",
+    }
+    head = [_COMPOSED.fold_binary(name, value) for name, value in {**above, **fields}.items()]
+    return b"".join([*head, b"\r\n", b"\r\n".join(lines)])
 
 
 def composed(fields: Mapping[str, str], text: str, html: str) -> bytes:

@@ -7,8 +7,10 @@ import resource
 import subprocess
 import sys
 from email import message_from_bytes, policy
+from email.errors import HeaderParseError
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
+from email.policy import Compat32
 from itertools import product
 
 import pytest
@@ -522,24 +524,57 @@ def test_text_with_half_of_a_surrogate_pair_can_be_written():
 FIELDS = {"Subject": "Hi", "From": "list@example.com", "To": "a@client.test", "Message-ID": "<1@a>"}
 
 
-@pytest.mark.parametrize("text", ["", "\n", "Hello\n", "Hello\n\nFrom you\n.\n", "a" * 998 + "\n"])
-def test_plain_mail_is_what_the_standard_library_writes(text):
+TEXTS = [
+    "",
+    "\n",
+    "Hello\n",
+    "Hello\n\nFrom you\n.\n",
+    "a" * 998 + "\n",
+    "Gr\u00fc\u00dfe\u2028\x0c\n",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_alone_is_what_the_standard_library_writes(text):
     fields = FIELDS | {"Date": "Mon, 01 Jan 2024 00:00:00 +0000"}
 
-    assert mime.plain_to_bytes(fields, text) == mime.composed(fields, text, html="")
+    assert mime.text_to_bytes(fields, text) == mime.composed(fields, text, html="")
 
 
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ({}, "Grüße\n"),
-        ({}, "a\rb\n"),
-        ({}, "a" * 999 + "\n"),
-        ({"Subject": "Grüße"}, "Hello\n"),
-        ({"Subject": "Hi\r\nBcc: you@example.com"}, "Hello\n"),
-        ({"Subject": "a" * 78}, "Hello\n"),
-        ({"X-A\r\nBcc": "you@example.com"}, "Hello\n"),
-    ],
-)
-def test_mail_that_is_not_plain_is_left_to_the_standard_library(fields, text):
-    assert mime.plain_to_bytes(FIELDS | fields, text) is None
+LONG_ID = f"<{'a' * 60}@client.test>"
+VALUES = [
+    LONG_ID,
+    " ".join([LONG_ID, "<b@client.test>", "<c@client.test>", LONG_ID, "<d@client.test>"]),
+    "one, two; three " * 10,
+    "a" * 78,
+    "a" * 999,
+    "Gr\u00fc\u00dfe",
+    "",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_field_above_text_alone_is_what_the_standard_library_writes(value):
+    fields = FIELDS | {"Subject": value, "References": value, "X-A": value}
+
+    assert mime.text_to_bytes(fields, "Hello\n") == mime.composed(fields, "Hello\n", html="")
+
+
+@given(st.lists(st.text("ab<>@.=?,;", min_size=1, max_size=90), min_size=1, max_size=12))
+def test_long_field_is_folded_as_the_standard_library_does(words):
+    value = " ".join(words)
+
+    assert mime._COMPOSED.fold_binary("References", value) == (
+        Compat32(linesep="\r\n").fold_binary("References", value)
+    )
+
+
+@pytest.mark.parametrize("text", ["a\rb\n", "a" * 999 + "\n", "\u00fc" * 500 + "\n"])
+def test_text_that_needs_encoding_is_left_to_the_standard_library(text):
+    assert mime.text_to_bytes(FIELDS, text) is None
+
+
+def test_no_field_is_added_by_a_value():
+    with pytest.raises(HeaderParseError):
+        mime.compose(FIELDS | {"Subject": "Hi\r\nBcc: you@example.com"}, "Hello\n")
