@@ -7,14 +7,14 @@ SQLite nobody else writes meanwhile.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .reading import moment, token, with_ids
+from .reading import moment, with_ids
 
 _ANY_DUE = """\
 SELECT 1 FROM mailapp_delivery
@@ -107,12 +107,13 @@ class Claims:
         """Claim deliveries for a process, and count the attempt."""
         self._execute(_CLAIM, [self._token(token), process, self._stamp(now)], ids)
 
-    def lock(self, ids: Sequence[int]) -> dict[int, uuid.UUID | None]:
-        """The claims of deliveries, which nobody changes until the transaction ends."""
+    def lock(self, claims: Mapping[int, uuid.UUID | None]) -> int:
+        """Keep claims as they are until the transaction ends; say how many are no longer so."""
         can_lock = self._connection.features.has_select_for_no_key_update
         statement = _CLAIMS + (" FOR NO KEY UPDATE" if can_lock else "")
-        rows = self._rows(statement, [], ids)
-        return {id: claim and token(claim, self._connection) for id, claim in rows}
+        found = self._rows(statement, [], list(claims))
+        ours = {(id, claim and self._token(claim)) for id, claim in claims.items()}
+        return len(ours.difference(found))
 
     def settle(self, ids: Sequence[int], ending: Ending) -> None:
         """Write how deliveries ended whose attempts are written already."""

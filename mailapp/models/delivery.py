@@ -84,8 +84,12 @@ class Taken:
     reply: str
 
 
+# Without what the claim itself has written, which would have to be converted again.
 _CLAIMED = """\
-SELECT delivery.*, cause.message_id AS cause_message
+SELECT delivery.id, delivery.message_id, delivery.queue_id, delivery.recipient, delivery.person,
+    delivery.status, delivery.attempts, delivery.attempts_before, delivery.created_at,
+    delivery.due_at, delivery.claimed_by_id, delivery.handler_id, delivery.held_from_id,
+    delivery.reply, cause.message_id AS cause_message
 FROM mailapp_delivery AS delivery
 JOIN mailapp_message AS message ON message.id = delivery.message_id
 LEFT JOIN mailapp_delivery AS cause ON cause.id = message.cause_id
@@ -189,13 +193,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             if not ids:
                 return []
             claims.claim(ids, token, process.pk, now)
-        return self._read(ids, with_bytes)
-
-    def _read(self, ids: Sequence[int], with_bytes: bool) -> list[Delivery]:
         rows = read(self, _CLAIMED, ids)
         keys = {row.message_id for row in rows.values()}
         messages = Message.objects.using(self.db).read(keys, with_bytes=with_bytes)
         for row in rows.values():
+            row.claim, row.claimed_at = token, now
             row.message = messages[row.message_id]
         return [rows[id] for id in ids]
 
@@ -211,9 +213,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def _lock_claims(self, claimed: Iterable[Delivery]) -> None:
         # Before the attempts: whoever releases a claim locks its row first, too.
         claims = {delivery.id: delivery.claim for delivery in claimed}
-        lost = claims.items() - Claims(self.db).lock(list(claims)).items()
-        if lost:
-            raise ClaimLost(f"{len(lost)} of {amount(len(claims), 'delivery', 'deliveries')}")
+        if lost := Claims(self.db).lock(claims):
+            raise ClaimLost(f"{lost} of {amount(len(claims), 'delivery', 'deliveries')}")
 
     def _settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         now = timezone.now()

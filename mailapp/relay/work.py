@@ -126,10 +126,10 @@ class Relay:
         """End, without a try, what goes to addresses that nothing is sent to."""
         held_back = [each for each in self._claimed if not each.message.even_suppressed]
         recipients = {row.recipient for each in held_back for row in each.deliveries}
-        people = Suppression.objects.among(recipients) if recipients else set()
-        suppressed = {recipient for recipient in recipients if fold(recipient) in people}
-        if not suppressed:
+        people = Suppression.objects.among(recipients)
+        if not people:
             return
+        suppressed = {recipient for recipient in recipients if fold(recipient) in people}
         parts = {each: each.split(suppressed) for each in held_back}
         _settle(
             [
@@ -261,7 +261,7 @@ def _settle(results: Sequence[Sent]) -> None:
 
 
 def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) -> None:
-    failed = [each for each in outcomes if outcomes[each].status == Status.FAILED]
+    failed = _of_status(outcomes, Status.FAILED)
     with turns.atomic():
         Delivery.objects.settle(_tell_senders(outcomes, heads))
         Suppression.objects.note_failures({each: outcomes[each].reply for each in failed})
@@ -269,18 +269,21 @@ def _commit(outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]) ->
         way.sent(delivery, outcome)
 
 
+def _of_status(outcomes: Mapping[Delivery, Outcome], status: Status) -> list[Delivery]:
+    return [delivery for delivery, outcome in outcomes.items() if outcome.status == status]
+
+
 def _tell_senders(
     outcomes: Mapping[Delivery, Outcome], heads: Mapping[int, bytes]
 ) -> dict[Delivery, Outcome]:
     """Post reports of what failed, and of what is late; note where a sender is not told."""
     noted = dict(outcomes)
-    failed = [each for each in outcomes if outcomes[each].status == Status.FAILED]
-    for message, deliveries in _by_message(failed):
+    for message, deliveries in _by_message(_of_status(outcomes, Status.FAILED)):
         replies = [(each.recipient, outcomes[each].reply) for each in deliveries]
         untold = dsn.post_failure(message, replies, head=heads[message.pk])
         for each in deliveries:
             noted[each] = replace(outcomes[each], reply=dsn.noted(outcomes[each].reply, untold))
-    deferred = [each for each in outcomes if outcomes[each].status == Status.DEFERRED]
+    deferred = _of_status(outcomes, Status.DEFERRED)
     _tell_of_delay({each: outcomes[each].reply for each in deferred}, heads)
     return noted
 

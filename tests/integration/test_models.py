@@ -117,6 +117,16 @@ class TestClaim:
         assert claimed.attempts == 1
         assert claimed.due_at is None
 
+    def test_gives_each_delivery_as_it_is_in_the_database(self, delivery, claim):
+        delivery()
+
+        [claimed] = claim()
+
+        stored = Delivery.objects.get()
+        assert not claimed.get_deferred_fields()
+        for field in Delivery._meta.concrete_fields:
+            assert getattr(claimed, field.attname) == getattr(stored, field.attname), field
+
     def test_leaves_a_person_whose_mail_is_in_hand(self, delivery, claim, process):
         delivery(sender="one@client.test")
         [first] = claim()
