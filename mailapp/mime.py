@@ -429,7 +429,11 @@ def may_be_report(raw: bytes) -> bool:
 
 # What most mail has, found in a tenth of the time that the standard library's parser takes.
 _ADDRESS = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*"
-_BARE_ADDRESS = re.compile(rf"\s*(?:<({_ADDRESS})>|({_ADDRESS}))\s*", re.ASCII)
+_WORD_OF_NAME = r"[\w.!#$%&'*+/=?^`{|}~-]++"
+_DISPLAY_NAME = rf'"([ !#-\[\]-~]*+)"|({_WORD_OF_NAME}(?: {_WORD_OF_NAME})*+)'
+_PLAIN_MAILBOX = re.compile(
+    rf"\s*+(?:(?:{_DISPLAY_NAME})?\s*+<({_ADDRESS})>|({_ADDRESS}))\s*+", re.ASCII
+)
 
 
 def mailbox(value: str) -> tuple[str, str]:
@@ -437,8 +441,13 @@ def mailbox(value: str) -> tuple[str, str]:
 
     `value` is not decoded yet, or an encoded word could pretend to be the address.
     """
-    if plain := _BARE_ADDRESS.fullmatch(value):
-        return "", plain[1] or plain[2]
+    if plain := _PLAIN_MAILBOX.fullmatch(value):
+        return decoded(plain[1] or plain[2] or ""), plain[3] or plain[4]
+    return any_mailbox(value)
+
+
+def any_mailbox(value: str) -> tuple[str, str]:
+    """Do the same with the standard library."""
     try:
         name, address = email.utils.parseaddr(one_line(to_text(_as_bytes(value[:20_000]), None)))
     except RecursionError:  # of comments in comments

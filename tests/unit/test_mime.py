@@ -14,7 +14,7 @@ from email.policy import Compat32
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailapp import mime
@@ -136,6 +136,8 @@ def test_any_charset_gives_text(data, charset):
         b"To: " + b"," * 100_000 + b"\r\nFrom: " + b"," * 100_000 + b"\r\n\r\nx",
         b"From: " + b"(" * 100_000 + b"\r\n\r\nx",
         b"From: " + b'"a" <' * 100_000 + b"\r\n\r\nx",
+        b"From: " + b"\v" * 500_000 + b"\r\n\r\nx",
+        b"From: " + b"a " * 500_000 + b"\r\n\r\nx",
         b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\r\n\r\nx",
         b"Subject: " + b"=?" * 1_000_000 + b"\r\n\r\nx",
         b"Subject: " + b"=?a?q?" * 300_000 + b"\r\n\r\nx",
@@ -283,6 +285,15 @@ def test_head_ends_at_the_first_of_all_kinds_of_empty_lines(limit):
 )  # fmt: skip
 def test_author_is_read_before_encoded_words_are_decoded(field, mailbox):
     assert mime.mailbox(field) == mailbox
+
+
+MAILBOX_PARTS = [*' "\\(,:<>@ü', "Ann", "B.", "=?utf-8?q?J=C3=B6?="]
+
+
+@given(st.lists(st.sampled_from(MAILBOX_PARTS), max_size=6).map("".join))
+def test_plain_mailbox_is_read_as_the_standard_library_reads_it(name):
+    for field in (f"{name} <ann@client.test>", f'"{name}"<ann@client.test>', name):
+        assert mime.mailbox(field) == mime.any_mailbox(field)
 
 
 def test_ids_that_are_malformed_are_left_out():
@@ -562,6 +573,8 @@ def test_field_above_text_alone_is_what_the_standard_library_writes(value):
 
 
 @given(st.lists(st.text("ab<>@.=?,;", min_size=1, max_size=90), min_size=1, max_size=12))
+@example(["a" * (78 - len("References: ")), "b"])
+@example(["a" * (79 - len("References: ")), "b"])
 def test_long_field_is_folded_as_the_standard_library_does(words):
     value = " ".join(words)
 
