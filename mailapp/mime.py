@@ -51,15 +51,18 @@ def head_columns(raw: bytes) -> HeadColumns:
     )
 
 
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+
+
 def head(raw: bytes, limit: int = _HEAD_LIMIT) -> bytes:
     """Return the header section of a mail, of which the first 64 kB, or so many octets."""
     if raw.startswith((b"\n", b"\r\n")):
         return b""
-    end = limit
-    for blank in (b"\r\n\r\n", b"\n\n", b"\n\r\n"):
-        found = raw.find(blank, 0, min(end + 2, limit))  # not in the body, which may be long
-        end = found if found >= 0 else end
-    return raw[:end]
+    empty = _EMPTY_LINE.search(raw, 0, limit)
+    if empty is None:
+        return raw[:limit]
+    section = raw[: empty.start()]
+    return section.removesuffix(b"\r") if empty[0] == b"\n\r\n" else section
 
 
 # Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.
