@@ -83,19 +83,22 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def _insert(self, stamp: Any, rows: Sequence[_Rows]) -> list[int]:
         from .delivery import Delivery
 
-        keys = insert(Message, _MESSAGE_COLUMNS, self.db).returning_keys(
-            [(stamp, *each.message) for each in rows]
-        )
-        insert(RawMessage, _RAW_COLUMNS, self.db).rows(
-            [(key, *each.raw) for key, each in zip(keys, rows, strict=True)]
-        )
-        insert(Delivery, _DELIVERY_COLUMNS, self.db).rows(
-            [
-                (stamp, stamp, key, *delivery)
-                for key, each in zip(keys, rows, strict=True)
-                for delivery in each.deliveries
-            ]
-        )
+        using = self.db
+        with connections[using].cursor() as cursor:
+            keys = insert(Message, _MESSAGE_COLUMNS, using).returning_keys(
+                [(stamp, *each.message) for each in rows], cursor=cursor
+            )
+            insert(RawMessage, _RAW_COLUMNS, using).rows(
+                [(key, *each.raw) for key, each in zip(keys, rows, strict=True)], cursor
+            )
+            insert(Delivery, _DELIVERY_COLUMNS, using).rows(
+                [
+                    (stamp, stamp, key, *delivery)
+                    for key, each in zip(keys, rows, strict=True)
+                    for delivery in each.deliveries
+                ],
+                cursor,
+            )
         return keys
 
     def _store_by_function(
