@@ -140,7 +140,7 @@ class Commits:
         if any(work):
             self._unheard, self._unheard_since = [], None
             self._in_hand.append(_InHand(group, work, timezone.now()))
-            self._line.send(work)
+            self._line.send(work.plain())
         elif not self._in_hand:
             self._idle.set()
             self._stuck_since = None

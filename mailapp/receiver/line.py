@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import select
 import socket
 import struct
 from collections.abc import Callable
@@ -14,13 +13,26 @@ from mailapp.errors import DidNotStart
 
 _SIZE = struct.Struct("!I")
 _BUFFER_OCTETS = 1024 * 1024
-_NOTHING = object()
 
 
-def packed(thing: Any) -> tuple[bytes, bytes]:
-    """Return the bytes from which the other end makes this object again, in two parts."""
+def packed(thing: Any) -> bytes:
+    """Return the bytes from which the other end makes this object again."""
     body = pickle.dumps(thing, pickle.HIGHEST_PROTOCOL)
-    return _SIZE.pack(len(body)), body
+    return _SIZE.pack(len(body)) + body
+
+
+def _unpacked(octets: memoryview) -> tuple[list[Any], int]:
+    """Return the objects that are here whole, and how many octets they take."""
+    things: list[Any] = []
+    used = 0
+    while len(octets) - used >= _SIZE.size:
+        begin = used + _SIZE.size
+        end = begin + _SIZE.unpack_from(octets, used)[0]
+        if end > len(octets):
+            break
+        things.append(pickle.loads(octets[begin:end]))  # noqa: S301 - our own process wrote it
+        used = end
+    return things, used
 
 
 class StorersLine:
@@ -29,36 +41,32 @@ class StorersLine:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = bytearray(_BUFFER_OCTETS)  # kept, since fresh memory costs time
+        self._rest = 0  # octets of it that are the beginning of an object
 
     def hear(self) -> list[Any]:
         """Return what has been said by now, at least one object.
 
         Raise EOFError when there will be none.
         """
-        heard = [self._next()]
-        while select.select([self._connection], [], [], 0)[0]:
-            heard.append(self._next())
-        return heard
+        while not (things := self._more()):
+            if self._rest == len(self._buffer):
+                self._buffer *= 2
+        return things
 
-    def _next(self) -> Any:
-        [size] = _SIZE.unpack(self._read(_SIZE.size))
-        return pickle.loads(self._read(size))  # noqa: S301 - our own process wrote it
-
-    def _read(self, count: int) -> memoryview:
-        if count > len(self._buffer):
-            self._buffer = bytearray(count)
-        place = memoryview(self._buffer)[:count]
-        read = 0
-        while read < count:
-            more = self._connection.recv_into(place[read:])
-            if not more:
+    def _more(self) -> list[Any]:
+        with memoryview(self._buffer) as place:
+            count = self._connection.recv_into(place[self._rest :])
+            if not count:
                 raise EOFError
-            read += more
-        return place
+            end = self._rest + count
+            things, used = _unpacked(place[:end])
+            self._rest = end - used
+            place[: self._rest] = place[used:end]
+        return things
 
     def say(self, thing: Any) -> None:
         """Send an object."""
-        self._connection.sendall(b"".join(packed(thing)))
+        self._connection.sendall(packed(thing))
 
 
 class ReceiversLine(asyncio.Protocol):
@@ -69,28 +77,20 @@ class ReceiversLine(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()  #: raises DidNotStart
         self.lost: asyncio.Future[None] = loop.create_future()
         self._on_answer = on_answer
-        self._buffer = bytearray()
+        self._rest = b""  # the beginning of an answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (answer := self._next_answer()) is not _NOTHING:
+        octets = self._rest + data
+        answers, used = _unpacked(memoryview(octets))
+        self._rest = octets[used:]
+        for answer in answers:
             if answer is None:
                 self.ready.set_result(None)
             else:
                 self._on_answer(answer)
-
-    def _next_answer(self) -> Any:
-        if len(self._buffer) < _SIZE.size:
-            return _NOTHING
-        end = _SIZE.size + _SIZE.unpack_from(self._buffer)[0]
-        if len(self._buffer) < end:
-            return _NOTHING
-        body = bytes(self._buffer[_SIZE.size : end])
-        del self._buffer[:end]
-        return pickle.loads(body)  # noqa: S301 - our own process wrote it
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.ready.done():
@@ -100,7 +100,7 @@ class ReceiversLine(asyncio.Protocol):
     def send(self, work: Any) -> None:
         """Hand something over; nothing happens when the storer has died, as `lost` will say."""
         if not self._transport.is_closing():
-            self._transport.writelines(packed(work))
+            self._transport.write(packed(work))
 
     def close(self) -> None:
         """Tell the storer that there will be no more."""

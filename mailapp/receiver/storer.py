@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import (
     DatabaseError,
@@ -43,6 +43,15 @@ class Work(NamedTuple):
     mails: Sequence[NewMail]
     unheard: Sequence[int] = ()  #: mails that were stored, whose 250 may not have been heard
     unheard_since: datetime | None = None  #: all that were stored since then are such mails
+
+    @classmethod
+    def of(cls, mails: Sequence[Sequence[Any]], *unheard: Any) -> Work:
+        """Return what became of this by `plain`."""
+        return cls([NewMail(*mail) for mail in mails], *unheard)
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return the same in tuples without names, which are pickled in a third of the time."""
+        return [tuple(mail) for mail in self.mails], self.unheard, self.unheard_since
 
 
 def merged(works: Sequence[Work]) -> Work:
@@ -91,7 +100,7 @@ def serve(line: StorersLine, do: Callable[[Work], Sequence[Result]] | None = Non
             do = do or handlers_storer()
             line.say(None)
             while True:
-                works = line.hear()
+                works = [Work.of(*said) for said in line.hear()]
                 work = merged(works)
                 results = do(work)
                 left = iter(results)

@@ -291,7 +291,7 @@ def test_what_was_stored_is_in_the_log_though_the_receiver_has_gone(
         return [7 for _ in work.mails]
 
     with theirs:
-        ours.sendall(b"".join(packed(Work(_mails(1)))))
+        ours.sendall(packed(Work(_mails(1)).plain()))
         serve(StorersLine(theirs), store)
 
     assert "mail 7 accepted" in caplog.text
