@@ -24,17 +24,18 @@ from mailapp import filelock
 def atomic(using: str = DEFAULT_DB_ALIAS, *, savepoint: bool = True) -> Iterator[None]:
     """As `transaction.atomic()`, for transactions that write from their beginning."""
     connection = connections[using]
-    if connection.in_atomic_block:
+    turnstile = None if connection.in_atomic_block else _turnstile(connection)
+    if turnstile is None:
         with transaction.atomic(using, savepoint):
             yield
         return
     try:
-        take(connection)
+        turnstile.take()
         with transaction.atomic(using):
-            leave_at_commit(connection)
+            connection.on_commit(turnstile.leave)
             yield
     finally:
-        leave(connection)
+        turnstile.leave()
 
 
 def take(connection: BaseDatabaseWrapper) -> None:
