@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, mails: Sequence[Sequence[Any]], *unheard: Any) -> Work:
-        """Return what became of this by `plain`."""
+        """Return the work that `plain` gave in this form."""
         return cls([NewMail(*mail) for mail in mails], *unheard)
 
     def plain(self) -> tuple[Any, ...]:
