@@ -125,8 +125,8 @@ def stay_on_one_core() -> None:
             os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
-def release_dead(idle: Life | None = None) -> None:
-    """Queue again, in all queues, what dead processes had claimed.
+def release_dead(idle: Life | None = None) -> int:
+    """Queue again, in all queues, what dead processes had claimed; return how many deliveries.
 
     And what the process `idle` had, which has nothing in hand, whatever the rows say.
     """
@@ -134,3 +134,4 @@ def release_dead(idle: Life | None = None) -> None:
         logger.warning(
             "Released %s that nobody works on any more", amount(released, "delivery", "deliveries")
         )
+    return released

@@ -68,7 +68,7 @@ class Senders:
         with self._changed:
             self._waiting.extend(mailings)
             self._halted = False
-            self._changed.notify_all()
+            self._changed.notify(len(self._waiting))
 
     def take_back(self) -> list[Mailing]:
         """Return the mailings that no thread has begun; they are no longer ours."""

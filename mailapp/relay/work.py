@@ -113,14 +113,14 @@ class Relay:
         if in_hand <= IN_HAND // 2:
             if not self._journal.is_alone():
                 hand_over(_settle_left)
-            if not in_hand:
-                release_dead(idle=self._life)
             room = IN_HAND - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
             self._fail_suppressed()
         in_hand = self._in_hand()
         said = f"{amount(in_hand, 'delivery', 'deliveries')} in hand"
         self._life.activity = said if in_hand else ""
+        if not in_hand and release_dead(idle=self._life):
+            self._bell.wake()
 
     def _fail_suppressed(self) -> None:
         """End, without a try, what goes to addresses that nothing is sent to."""

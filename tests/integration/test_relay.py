@@ -126,6 +126,20 @@ def test_large_mail_is_sent_from_the_storage(serve, relay, post, settings, tmp_p
     assert large.raw_message.file
 
 
+def test_mails_that_come_together_do_not_wait_for_each_other(serve, relay, post):
+    server = serve(dot=["250 2.0.0 Ok", HOLD, "250 2.0.0 Ok"])
+    relay(server.address, RELAY_CONNECTIONS=2, RELAY_IDLE_SECONDS=10 * DEADLINE)
+    settled(post("first@client.test"))
+
+    with transaction.atomic():
+        post("slow@client.test")
+        post("reader@client.test")
+
+    wait_until(lambda: Counter(statuses().values())[Status.DONE] == 2)
+    assert Counter(statuses().values()) == {Status.DONE: 2, Status.CLAIMED: 1}
+    server.go_on.set()
+
+
 def test_two_relays_with_several_connections_send_nothing_twice(serve, relay, post):
     server = serve()
     for number in range(60):
@@ -592,7 +606,7 @@ def test_relay_sends_what_a_dead_relay_had_claimed(serve, relay, post, process):
     Delivery.objects.claim(OUTGOING, dead, 1)
     dead.stop()
 
-    relay(server.address)
+    relay(server.address, POLL_SECONDS=10 * DEADLINE)
 
     wait_until(lambda: sent.deliveries.filter(status=Status.DONE).exists())
     assert [attempt.outcome for attempt in Attempt.objects.all()] == ["lost", "done"]
