@@ -687,7 +687,7 @@ def with_fields(fields: Sequence[tuple[str, str]], raw: bytes) -> bytes:
     """
     for name, _ in fields:
         _check_name(name)
-    ours = [f"{name}: {_written(name, value)}\r\n".encode() for name, value in fields]
+    ours = [_written(name, one_line(value)) for name, value in fields]
     if _CONTINUES.match(raw):  # it would go on with our last field, and so could add to it
         ours.append(b"X-Unnamed:\r\n")
     return b"".join(ours) + raw
@@ -708,14 +708,12 @@ def without_fields(names: Sequence[str], raw: bytes) -> bytes:
     return left + raw[end:] if removed else raw
 
 
-def _written(name: str, value: str) -> str:
-    """Return a value as a header carries it: ASCII, on lines of at most 998 octets."""
-    plain = value.isascii() and not _seems_encoded(name, value)
-    header = Header(one_line(value), "ascii" if plain else "utf-8", header_name=name)
-    written = header.encode()
-    if not _fits(written.encode()):
-        written = _in_words(name, one_line(value))
-    return written.replace("\n", "\r\n")
+def _written(name: str, value: str) -> bytes:
+    """Write a field in ASCII, on lines of at most 998 octets."""
+    if value.isascii() and not _seems_encoded(name, value):
+        return _COMPOSED.fold_binary(name, value)
+    words = Header(value, "utf-8", header_name=name).encode(linesep="\r\n")
+    return f"{name}: {words}\r\n".encode()
 
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
