@@ -42,11 +42,11 @@ class Journal:
 
     def note(self, sent: Sent) -> None:
         """Write down what the smart host took of a mailing."""
-        taken = list(sent.taken())
-        if not taken or self._closed:
+        lines = "".join([_line(each) for each in sent.taken()])
+        if not lines or self._closed:
             return
         try:
-            self._page.write(b"".join(_line(each) for each in taken))
+            self._page.write(lines.encode())
         except OSError as error:  # it is sent all the same
             logger.warning("What a kill of the relay would repeat cannot be noted: %s", error)
 
@@ -140,10 +140,11 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _line(note: Taken) -> bytes:
+def _line(note: Taken) -> str:
+    """Write a note as JSON; as a list, it would take the library twice the time."""
+    claimed_at, ended_at = note.claimed_at.isoformat(), note.ended_at.isoformat()
     # The line end comes first: a line that was broken off spoils none but itself.
-    moments = (note.claimed_at.isoformat(), note.ended_at.isoformat())
-    return b"\n" + json.dumps([note.delivery, *moments, note.reply]).encode()
+    return f'\n[{note.delivery}, "{claimed_at}", "{ended_at}", {json.dumps(note.reply)}]'
 
 
 def _notes(written: bytes) -> Iterator[Taken]:

@@ -70,6 +70,16 @@ def test_note_of_a_relay_that_died_is_handed_over_once(journal, send):
     assert handed_over() is None
 
 
+def test_note_holds_a_reply_of_any_characters(journal, send):
+    reply = Reply(250, '2.0.0 "Queued"\\ {as} \u00e9\U0001f4e7')
+    journal.note(send(reply=reply))
+    journal.close()
+
+    [note] = handed_over()
+
+    assert note.reply == str(reply)
+
+
 def test_what_the_smart_host_refused_is_not_noted(journal, send):
     journal.note(send(reply=REFUSED))
     journal.close()
