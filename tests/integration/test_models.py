@@ -6,7 +6,6 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -462,7 +461,7 @@ class TestSettleTaken:
         assert Delivery.objects.get().reply == "Not wanted"
 
     def test_mail_that_was_claimed_at_another_time_is_left_alone(self, taken):
-        earlier = replace(taken, claimed_at=taken.claimed_at - timedelta(microseconds=1))
+        earlier = taken._replace(claimed_at=taken.claimed_at - timedelta(microseconds=1))
 
         assert Delivery.objects.settle_taken([earlier]) == 0
 
@@ -472,7 +471,7 @@ class TestSettleTaken:
     def test_mail_that_was_released_from_another_claim_is_left_alone(self, taken, worker):
         worker.stop()
         Delivery.objects.release_dead()
-        earlier = replace(taken, claimed_at=taken.claimed_at - timedelta(microseconds=1))
+        earlier = taken._replace(claimed_at=taken.claimed_at - timedelta(microseconds=1))
 
         assert Delivery.objects.settle_taken([earlier]) == 0
 
