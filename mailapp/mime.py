@@ -12,7 +12,8 @@ import encodings.aliases
 import io
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.charset import QP, Charset
 from email.generator import BytesGenerator
 from email.header import Header
@@ -584,25 +585,47 @@ def compose(fields: Mapping[str, str], text: str, html: str = "") -> bytes:
     for name in fields:
         _check_name(name)
     fields = {name: _spelt_out(name, value) for name, value in fields.items()}
-    return (None if html else text_to_bytes(fields, text)) or composed(fields, text, html)
+    return at_once(fields, text, html) or composed(fields, text, html)
 
 
-def text_to_bytes(fields: Mapping[str, str], text: str) -> bytes | None:
-    """Write a mail of nothing but text, as most answers are; None where that needs encoding.
+def at_once(fields: Mapping[str, str], text: str, html: str) -> bytes | None:
+    """Write a mail in a tenth of the standard library's time; None where that is not so easy."""
+    return _alternatives(fields, text, html) if html else _text(fields, text)
 
-    In a tenth of the time that it takes to compose it with the standard library.
-    """
+
+def _text(fields: Mapping[str, str], text: str, subtype: str = "plain") -> bytes | None:
+    """Write a mail, or a part of one, of one text."""
     octets = text.encode(errors="replace")
     lines = octets.split(b"\n")
     if b"\r" in octets or max(map(len, lines)) > _LONGEST_LINE:
         return None
     above = {
-        "Content-Type": 'text/plain; charset="utf-8"',
+        "Content-Type": f'text/{subtype}; charset="utf-8"',
         "MIME-Version": "1.0",
         "Content-Transfer-Encoding": "7bit" if octets.isascii() else "8bit",
     }
-    head = [_COMPOSED.fold_binary(name, value) for name, value in {**above, **fields}.items()]
-    return b"".join([*head, b"\r\n", b"\r\n".join(lines)])
+    return _head_of({**above, **fields}.items()) + b"\r\n".join(lines)
+
+
+def _alternatives(fields: Mapping[str, str], text: str, html: str) -> bytes | None:
+    """Write a mail of a text and its HTML."""
+    plain, rich = _text({}, text), _text({}, html, "html")
+    has_another = any(name.lower() == "content-type" for name in fields)
+    if plain is None or rich is None or has_another:
+        return None
+    boundary = f"==={secrets.token_hex(12)}=="
+    above = [
+        ("Content-Type", f'multipart/alternative; boundary="{boundary}"'),
+        ("MIME-Version", "1.0"),
+    ]
+    begin, end = f"--{boundary}\r\n".encode(), f"--{boundary}--\r\n".encode()
+    head = _head_of([*above, *fields.items()])
+    return b"".join([head, begin, plain, b"\r\n", begin, rich, b"\r\n", end])
+
+
+def _head_of(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Write the fields of a mail and the empty line below them."""
+    return b"".join([_COMPOSED.fold_binary(*field) for field in fields]) + b"\r\n"
 
 
 def composed(fields: Mapping[str, str], text: str, html: str) -> bytes:

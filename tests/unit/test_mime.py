@@ -550,7 +550,29 @@ TEXTS = [
 def test_text_alone_is_what_the_standard_library_writes(text):
     fields = FIELDS | {"Date": "Mon, 01 Jan 2024 00:00:00 +0000"}
 
-    assert mime.text_to_bytes(fields, text) == mime.composed(fields, text, html="")
+    assert mime.at_once(fields, text, html="") == mime.composed(fields, text, html="")
+
+
+def test_boundary_is_another_in_each_mail():
+    one, other = (mime.at_once(FIELDS, "Hello\n", "<p>Hello</p>\n") for _ in range(2))
+
+    assert one != other
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("html", ["<p>Hello</p>\n", "<p>Gr\u00fc\u00dfe</p>"])
+def test_text_with_html_is_what_the_standard_library_writes(text, html):
+    fields = FIELDS | {"X-Mine": "one, two; three " * 10}
+
+    ours, theirs = mime.at_once(fields, text, html), mime.composed(fields, text, html)
+
+    assert _with_boundary(ours) == _with_boundary(theirs)
+
+
+def _with_boundary(raw: bytes) -> bytes:
+    """Have the same boundary in each mail, on the same line."""
+    boundary = message_from_bytes(raw).get_boundary()
+    return raw.replace(b";\r\n boundary=", b"; boundary=").replace(boundary.encode(), b"=_")
 
 
 LONG_ID = f"<{'a' * 60}@client.test>"
@@ -569,7 +591,7 @@ VALUES = [
 def test_field_above_text_alone_is_what_the_standard_library_writes(value):
     fields = FIELDS | {"Subject": value, "References": value, "X-A": value}
 
-    assert mime.text_to_bytes(fields, "Hello\n") == mime.composed(fields, "Hello\n", html="")
+    assert mime.at_once(fields, "Hello\n", "") == mime.composed(fields, "Hello\n", html="")
 
 
 @given(st.lists(st.text("ab<>@.=?,;", min_size=1, max_size=90), min_size=1, max_size=12))
@@ -587,7 +609,15 @@ def test_long_field_is_folded_as_the_standard_library_does(words):
 
 @pytest.mark.parametrize("text", ["a\rb\n", "a" * 999 + "\n", "\u00fc" * 500 + "\n"])
 def test_text_that_needs_encoding_is_left_to_the_standard_library(text):
-    assert mime.text_to_bytes(FIELDS, text) is None
+    assert mime.at_once(FIELDS, text, html="") is None
+    assert mime.at_once(FIELDS, text, html="<p>Hello</p>\n") is None
+    assert mime.at_once(FIELDS, "Hello\n", html=text) is None
+
+
+def test_alternatives_of_another_type_are_left_to_the_standard_library():
+    fields = FIELDS | {"content-type": "multipart/mixed"}
+
+    assert mime.at_once(fields, "Hello\n", html="<p>Hello</p>\n") is None
 
 
 def test_no_field_is_added_by_a_value():
