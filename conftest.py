@@ -181,16 +181,22 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
     """
     from django.contrib.auth.models import Permission
     from django.contrib.contenttypes.models import ContentType
+    from django.core.management.color import no_style
+    from django.db import connection
 
     from mailapp.models import Handler, Queue
 
     with django_db_blocker.unblock():
         models = (ContentType, Permission, Queue, Handler)
         made = [(model.objects, list(model.objects.all())) for model in models]
+        beyond_them = connection.ops.sequence_reset_sql(no_style(), models)
 
     def put_back(*ignored: object) -> None:
         for objects, rows in made:
             objects.bulk_create(rows)
+        with connection.cursor() as cursor:  # a test may have had keys begin anew
+            for statement in beyond_them:
+                cursor.execute(statement)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("django.core.management.commands.flush.emit_post_migrate_signal", put_back)
