@@ -14,7 +14,6 @@ from datetime import datetime
 from time import monotonic
 
 from django.db import Error, connection, transaction
-from django.db.models import F
 from django.utils import timezone
 
 from mailapp import (
@@ -111,7 +110,9 @@ def drain(queue: str, life: Life) -> int:
     worked, look_at = 0, monotonic() + _LOOK_FOR_TIMERS
     while not life.stopping.is_set():
         limit = mail_settings().BATCH_SIZE
-        batch = Delivery.objects.claim(queue, life.process, limit, with_bytes=True)
+        batch = Delivery.objects.claim(
+            queue, life.process, limit, with_bytes=True, suspects_alone=True
+        )
         if batch:
             life.activity = (
                 f"{amount(len(batch), 'delivery', 'deliveries')} since {timezone.now():%H:%M:%S}"
@@ -133,30 +134,12 @@ def drain(queue: str, life: Life) -> int:
 
 def work(batch: Sequence[Delivery], router: Router, stopping: threading.Event) -> int:
     """Dispatch and settle claimed deliveries, in order; give back those that are not tried."""
-    together, done = _how_many_together(batch), 0
-    Delivery.objects.give_back(batch[together:])
-    containment.take([delivery.pk for delivery in batch[:together]])
-    while done < together and not stopping.is_set() and not containment.is_slow():
-        done += _next_transaction(batch[done:together], router)
-    Delivery.objects.give_back(batch[done:together])
+    done = 0
+    containment.take([delivery.pk for delivery in batch])
+    while done < len(batch) and not stopping.is_set() and not containment.is_slow():
+        done += _next_transaction(batch[done:], router)
+    Delivery.objects.give_back(batch[done:])
     return done
-
-
-def _how_many_together(batch: Sequence[Delivery]) -> int:
-    """Count the deliveries before the first whose last try ended with its process.
-
-    That one may have ended it, so it is tried alone: what it is claimed with must not be
-    lost with it again and again.
-    """
-    again = [delivery.pk for delivery in batch if _tries(delivery) > 1]
-    if not again:
-        return len(batch)
-    lost = Attempt.objects.filter(
-        delivery__in=again, outcome=Attempt.LOST, number=F("delivery__attempts") - 1
-    )
-    suspects = set(lost.values_list("delivery", flat=True))
-    innocent = next((at for at, each in enumerate(batch) if each.pk in suspects), len(batch))
-    return max(innocent, 1)
 
 
 def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:

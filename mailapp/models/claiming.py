@@ -35,12 +35,18 @@ WHERE status = 'claimed' AND claim IS NOT NULL AND (
 """
 _PAUSED = "SELECT paused FROM mailapp_queue WHERE name = %s"
 _DUE = """\
-SELECT id FROM mailapp_delivery
+SELECT id, attempts > attempts_before FROM mailapp_delivery
 WHERE queue_id = %s AND due_at <= %s AND (person = '' OR person NOT IN (
     SELECT person FROM mailapp_delivery
     WHERE queue_id = %s AND status = 'claimed' AND claim IS NOT NULL
 ))
 ORDER BY due_at, id LIMIT %s
+"""
+_LOST_LAST = """\
+SELECT attempt.delivery_id FROM mailapp_attempt AS attempt
+JOIN mailapp_delivery AS delivery ON delivery.id = attempt.delivery_id
+WHERE attempt.delivery_id IN ({ids}) AND attempt.outcome = 'lost'
+    AND attempt.number = delivery.attempts
 """
 _CLAIM = """\
 UPDATE mailapp_delivery
@@ -63,6 +69,13 @@ SET status = %s, due_at = %s, handler_id = COALESCE(%s, handler_id),
     )
 WHERE id IN ({ids})
 """
+
+
+class Due(NamedTuple):
+    """A delivery whose time has come."""
+
+    id: int
+    tried: bool  #: in this series of tries
 
 
 class Ending(NamedTuple):
@@ -98,10 +111,19 @@ class Claims:
         [[paused]] = self._rows(_PAUSED + (" FOR NO KEY UPDATE" if can_lock else ""), [queue])
         return not paused
 
-    def due(self, queue: str, now: datetime, limit: int) -> list[int]:
-        """The ids of what is due, in order of arrival, without people whose mail is in hand."""
+    def due(self, queue: str, now: datetime, limit: int) -> list[Due]:
+        """What is due, in order of arrival, without people whose mail is in hand."""
         rows = self._rows(_DUE, [queue, self._stamp(now), queue, limit])
-        return [id for (id,) in rows]
+        return [Due(id, bool(tried)) for id, tried in rows]
+
+    def innocent(self, due: Sequence[Due]) -> Sequence[Due]:
+        """What comes before the first whose last try ended with its process, or that one alone."""
+        again = [each.id for each in due if each.tried]
+        if not again:
+            return due
+        suspects = {id for (id,) in self._rows(_LOST_LAST, [], again)}
+        before = next((at for at, each in enumerate(due) if each.id in suspects), len(due))
+        return due[: max(before, 1)]
 
     def claim(self, ids: Sequence[int], token: uuid.UUID, process: int, now: datetime) -> None:
         """Claim deliveries for a process, and count the attempt."""

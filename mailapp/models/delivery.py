@@ -25,7 +25,7 @@ from mailapp.conf import mail_settings
 from mailapp.errors import ClaimLost
 from mailapp.mime import visible
 
-from .claiming import Claims, Ending
+from .claiming import Claims, Due, Ending
 from .handler import Handler
 from .insert import insert
 from .message import Message
@@ -175,7 +175,13 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(Q(recipient__in=[address, person]) | Q(person=person))
 
     def claim(
-        self, queue: str, process: Process, limit: int, *, with_bytes: bool = False
+        self,
+        queue: str,
+        process: Process,
+        limit: int,
+        *,
+        with_bytes: bool = False,
+        suspects_alone: bool = False,
     ) -> list[Delivery]:
         """Take up to `limit` due deliveries for `process` and count the attempt.
 
@@ -183,12 +189,16 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         on its row), so that no person's mail is ever with two workers. They come with their
         messages, with the bytes of these if wanted, and with `cause_message`, the id of the
         message whose handler sent this one.
+
+        With `suspects_alone` a delivery whose last try ended with its process comes with no other:
+        it may have ended it, and what it is claimed with must not be lost with it again and again.
         """
         now, token, claims = timezone.now(), uuid.uuid4(), Claims(self.db)
         if not claims.any_due(queue, now):
             return []  # without a write transaction, which would keep others waiting
         with turns.atomic(self.db):
-            ids = claims.due(queue, now, limit) if claims.lock_queue(queue) else []
+            due: Sequence[Due] = claims.due(queue, now, limit) if claims.lock_queue(queue) else []
+            ids = [each.id for each in (claims.innocent(due) if suspects_alone else due)]
             if not ids:
                 return []
             claims.claim(ids, token, process.pk, now)

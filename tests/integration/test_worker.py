@@ -868,13 +868,25 @@ def test_mail_whose_process_died_is_tried_alone(handle, mail, work, settings):
     claims = []
 
     life = Life(Process.objects.start("worker", INCOMING))
-    while batch := Delivery.objects.claim(INCOMING, life.process, 50):
+    while batch := Delivery.objects.claim(INCOMING, life.process, 50, suspects_alone=True):
         claims.append(worker.work(batch, registry.current_router(max_age=0), life.stopping))
 
     assert claims == [1, 1, 2]
     assert together == [["old-0"], ["old-1"], ["new-0", "new-1"], ["new-0", "new-1"]]
     assert Delivery.objects.filter(status=Status.DONE).count() == 4
     assert {each.attempts for each in Delivery.objects.all()} == {1, 2}
+
+
+def test_mail_behind_one_whose_process_died_is_not_lost_with_the_next(mail):
+    mails = [mail(f"mail-{number}@localhost") for number in range(3)]
+
+    for _ in range(5):  # the first is under suspicion from the second time on
+        dying = Process.objects.start("worker", INCOMING)
+        Delivery.objects.claim(INCOMING, dying, 50, suspects_alone=True)
+        dying.stop()
+        release_dead()
+
+    assert [fresh(each).attempts for each in mails] == [5, 1, 1]
 
 
 def die_over_the_first() -> None:
