@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 
-from mailapp import mime, outbox
+from mailapp import composing, outbox
 from mailapp.addresses import whole
 from mailapp.errors import BadAddress, MailError
 
@@ -36,7 +36,7 @@ class OutboxBackend(BaseEmailBackend):
         recipients = [_address(recipient) for recipient in message.recipients()]
         if not recipients:
             return False
-        raw = mime.to_bytes(message.message())
+        raw = composing.to_bytes(message.message())
         try:
             outbox.post(
                 raw,

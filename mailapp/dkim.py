@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from mailapp import mime
+from mailapp import composing
 
 Key = RSAPrivateKey | Ed25519PrivateKey
 
@@ -91,7 +91,7 @@ def signatures(raw: bytes, signers: Sequence[Signer], at: int) -> bytes:
 
     `at` is the time, in seconds since 1970.
     """
-    head, _, body = (b"\r\n" + mime.as_sent(raw)).partition(b"\r\n\r\n")
+    head, _, body = (b"\r\n" + composing.as_sent(raw)).partition(b"\r\n\r\n")
     fields: dict[str, list[bytes]] = defaultdict(list)
     for name, value in _FIELD.findall(head):
         fields[name.lower().decode()].append(value)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from django.db import transaction
 from django.utils import timezone
 
-from mailapp import bounces, mime, outbox
+from mailapp import automatic, bounces, mime, outbox
 from mailapp.addresses import fold
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress, DeliveryInHand, KeyUnusable
@@ -70,7 +70,7 @@ def _post(
         return "the sender was told of this mail before"
     if head is None:
         head = mime.head(message.raw)
-    if mime.is_automatic(mime.parse(head + b"\r\n\r\n")):
+    if automatic.is_automatic(mime.parse(head + b"\r\n\r\n")):
         return ""
     try:
         with transaction.atomic():  # the hour is free again if nothing is posted

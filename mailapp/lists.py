@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from django.db import models
 
-from mailapp import mime
+from mailapp import composing, mime
 from mailapp.addresses import domain_of, split
 from mailapp.conf import mail_settings
 from mailapp.request import MailRequest
@@ -104,12 +104,12 @@ class ListMail:
         """The fields that tell author and answers, and the post without those they replace."""
         rewrite = self._rewrites(post)
         fields = [("From", self._author(post))] if rewrite else []
-        authors = [mime.named("", author) for author in post.authors if author]
+        authors = [composing.named("", author) for author in post.authors if author]
         if self.reply_to == ReplyTo.LIST:
-            fields.append(("Reply-To", mime.named("", self.address)))
+            fields.append(("Reply-To", composing.named("", self.address)))
         elif rewrite and authors and not post.header("Reply-To"):
             fields.append(("Reply-To", ", ".join(authors)))
-        return fields, mime.without_fields([*_OURS, *(name for name, _ in fields)], post.raw)
+        return fields, composing.without_fields([*_OURS, *(name for name, _ in fields)], post.raw)
 
     def _rewrites(self, post: MailRequest) -> bool:
         if self.authors == Authors.PROTECTED:
@@ -119,7 +119,7 @@ class ListMail:
     def _author(self, post: MailRequest) -> str:
         name, address = mime.mailbox(mime.raw_header(post.parsed, "From"))
         who = name or split(address)[0] or "Somebody"
-        return mime.named(f"{who} via {self.title or self.address}", self.address)
+        return composing.named(f"{who} via {self.title or self.address}", self.address)
 
 
 def _mailto(address: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from mailapp import bounces, identity, mime, outbox, returnpath
+from mailapp import automatic, bounces, composing, identity, mime, outbox, returnpath
 from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
 from mailapp.errors import NothingToAnswer, SMTPError
@@ -140,11 +140,11 @@ class MailRequest:
     def _why_automatic(self) -> str:
         if not self.sender:
             return "the null sender"
-        if mime.is_of_machine(self.sender):
+        if automatic.is_of_machine(self.sender):
             return f"from {self.sender}"
-        if mime.is_of_machine(self.recipient):
+        if automatic.is_of_machine(self.recipient):
             return f"to {self.recipient}"
-        return mime.why_no_answer(self._head)
+        return automatic.why_no_answer(self._head)
 
     # What a handler may do
 
@@ -226,7 +226,7 @@ class MailRequest:
             sender = self._rewritten_sender() if srs else self.sender
         trace = [("Delivered-To", self.recipient), self._received()]
         outbox.post(
-            mime.with_fields([*trace, *headers], self.raw if raw is None else raw),
+            composing.with_fields([*trace, *headers], self.raw if raw is None else raw),
             sender=sender,
             recipients=[to] if isinstance(to, str) else to,
             cause=self.delivery.pk,
@@ -374,15 +374,15 @@ def _post(
     name, address = _name_and_address(author)
     fields = {
         "Subject": parts.subject or subject,
-        "From": mime.named(name, address),
-        "To": mime.named("", to),
-        **({"Reply-To": mime.named(*_name_and_address(reply_to))} if reply_to else {}),
-        "Message-ID": mime.new_message_id(mail_settings().hostname),
+        "From": composing.named(name, address),
+        "To": composing.named("", to),
+        **({"Reply-To": composing.named(*_name_and_address(reply_to))} if reply_to else {}),
+        "Message-ID": composing.new_message_id(mail_settings().hostname),
         "Date": format_datetime(timezone.now()),
         "Auto-Submitted": "auto-replied",
     }
     outbox.post(
-        mime.compose(_with(headers, fields), parts.text, parts.html),
+        composing.compose(_with(headers, fields), parts.text, parts.html),
         sender=address,
         recipients=[to],
         cause=cause,

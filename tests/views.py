@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from mailapp import mime
+from mailapp import automatic, mime
 
 
 def is_clean(text: str) -> bool:
@@ -24,7 +24,7 @@ def read_all(raw: bytes) -> None:
     for attachment in mime.attachments(parsed):
         assert is_clean(attachment.filename)
         assert isinstance(attachment.content, bytes)
-    mime.is_automatic(parsed)
+    automatic.is_automatic(parsed)
     mime.is_report(parsed)
     mime.mailbox(mime.raw_header(parsed, "From"))
     columns = mime.head_columns(raw)

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from django.core.exceptions import ImproperlyConfigured
 
-from mailapp import mime
+from mailapp import composing, mime
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.dialogue import DialogueFailed, Exit, Letter, Plan, Refused, Transcript, session
 from mailapp.endpoints import Endpoint
@@ -212,7 +212,7 @@ def write_letter(order: Order, source: BinaryIO) -> Letter:
     defaults = {
         "From": _author(_full_name(order), sender or login),
         "Date": formatdate(localtime=True),
-        "Message-ID": mime.new_message_id(hostname),
+        "Message-ID": composing.new_message_id(hostname),
     }
     return Letter(
         sender=sender,

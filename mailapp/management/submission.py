@@ -6,7 +6,7 @@ import email.utils
 import re
 from collections.abc import Iterator, Mapping
 
-from mailapp import mime
+from mailapp import composing, mime
 from mailapp.addresses import whole
 from mailapp.errors import BadAddress
 
@@ -26,7 +26,7 @@ class Submission:
 
     def __init__(self, content: bytes) -> None:
         """`content` may have any line ends. A line `From ` on top is a mailbox's, and dropped."""
-        lines = re.sub(rb"\A>?From .*\r\n", b"", mime.as_sent(content))
+        lines = re.sub(rb"\A>?From .*\r\n", b"", composing.as_sent(content))
         self._fields: list[tuple[str, bytes, bytes]] = []  # name, value, and all of it
         end = 0
         while found := _FIELD.match(lines, end):

@@ -12,7 +12,7 @@ from typing import Any
 import django
 from django.core.mail import EmailMultiAlternatives
 
-from mailapp import mime
+from mailapp import composing, mime
 from mailapp.addresses import fold
 
 # What the backend writes itself, and what would no longer be true of what it writes.
@@ -143,7 +143,7 @@ class _Whole(email.message.Message):
     def as_bytes(self, unixfrom: bool = False, policy: Any = None, linesep: str = "") -> bytes:
         """Write it; Django up to 5.2 asks for a `linesep`."""
         if list(self.raw_items()) == self.fields_then:
-            content = mime.as_sent(self.stored)
+            content = composing.as_sent(self.stored)
         else:
             out = io.BytesIO()
             policy = self.policy.clone(linesep="\r\n")

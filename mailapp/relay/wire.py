@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Self
 
-from mailapp import mime
+from mailapp import composing, mime
 
 CLOSING = 421  # RFC 5321 3.8
 
@@ -63,7 +63,7 @@ def data(raw: bytes) -> bytes:
     >>> data(b"one\n.two\rthree")
     b'one\r\n..two\r\nthree\r\n.\r\n'
     """
-    content = mime.as_sent(raw).replace(b"\r\n.", b"\r\n..")
+    content = composing.as_sent(raw).replace(b"\r\n.", b"\r\n..")
     return (b"." if content.startswith(b".") else b"") + content + b".\r\n"
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mailapp import dkim, mime
+from mailapp import composing, dkim
 from tests import signatures
 from tests.signatures import pem, weak_key
 
@@ -37,7 +37,7 @@ MAIL = (
 
 
 def signed(raw: bytes, signers: Sequence[dkim.Signer] = SIGNERS) -> bytes:
-    return mime.as_sent(dkim.signatures(raw, signers, 1_700_000_000) + raw)
+    return composing.as_sent(dkim.signatures(raw, signers, 1_700_000_000) + raw)
 
 
 def verdicts(mail: bytes) -> list[bool]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mailapp import bounces, dsn, mime
+from mailapp import automatic, bounces, dsn, mime
 from mailapp.models import Message
 
 HEAD = b"From: reader@client.test\r\nSubject: News\r\nMessage-ID: <1@client.test>"
@@ -37,7 +37,7 @@ def test_report_is_read_by_our_own_reader():
 def test_report_names_itself_automatic_and_a_report():
     report = mime.parse(dsn.compose(sent_by("reader@client.test"), FAILURES, HEAD))
 
-    assert mime.is_automatic(report)
+    assert automatic.is_automatic(report)
     assert mime.header(report, "Auto-Submitted") == "auto-replied"
     assert mime.header(report, "To") == "<reader@client.test>"
     assert report.get_param("report-type") == "delivery-status"
@@ -141,6 +141,6 @@ def test_report_of_a_failure_promises_no_further_try():
 
 
 def test_notice_of_a_delay_is_automatic_so_that_none_is_sent_about_it():
-    assert mime.is_automatic(
+    assert automatic.is_automatic(
         mime.parse(dsn.compose(sent_by("reader@client.test"), DELAYS, HEAD, UNTIL))
     )
