@@ -32,6 +32,9 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _DOT_STRING = re.compile(rf"{_UTF8_ATOM}(?:\.{_UTF8_ATOM})*")
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _NEEDS_BACKSLASH = re.compile(r'(["\\])')
+# The others are the question mark and the accent of Greek and the sign of Kelvin, of which NFC
+# makes ASCII: other people.
+_NO_ASCII_IN_NFC = re.compile("[^\u037e\u1fef\u212a]+")
 # What Unicode counts as a letter or a mark, and shows as nothing.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -140,7 +143,7 @@ def _take_unusual_path(text: str) -> tuple[str, str, int]:
 def _shortest(local: str) -> str:
     """Return the form without needless quoting; all are one mailbox (RFC 5321 4.1.2)."""
     content = _QUOTED_PAIR.sub(r"\1", local[1:-1]) if local.startswith('"') else local
-    content = unicodedata.normalize("NFC", content)
+    content = _NO_ASCII_IN_NFC.sub(lambda part: unicodedata.normalize("NFC", part[0]), content)
     if _DOT_STRING.fullmatch(content):
         return content
     return '"' + _NEEDS_BACKSLASH.sub(r"\\\1", content) + '"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import replies
 from .protocol import Dialogue
 from .transaction import Transaction
 
@@ -11,6 +12,7 @@ class LmtpDialogue(Dialogue):
 
     COMMANDS = Dialogue.COMMANDS.replace("EHLO HELO", "LHLO")
     GREETING = "LMTP"
+    ENDLESS_CONTENT = replies.ENDLESS_CONTENT_OF_LMTP
 
     async def smtp_LHLO(self, argument: str) -> None:
         """Greet as EHLO does."""

@@ -60,6 +60,8 @@ class Dialogue(SMTP):
         "MAIL": _COMMAND_OCTETS + 26 + 17 + 10,
     }
     GREETING: ClassVar[str] = "ESMTP"
+    OFFERS_AUTH: ClassVar[bool] = False
+    ENDLESS_CONTENT: ClassVar[bytes] = replies.ENDLESS_CONTENT
     wire: Wire
     task: asyncio.Task[None]
 
@@ -253,7 +255,7 @@ class Dialogue(SMTP):
             sender, rest = take_path(_after("FROM:", argument))
         except BadAddress:
             raise Refused(replies.BAD_SENDER) from None
-        parameters = read_mail_parameters(rest, extended=self.extended)
+        parameters = read_mail_parameters(rest, extended=self.extended, with_auth=self.OFFERS_AUTH)
         if not (parameters.utf8 or argument.isascii()):
             raise Refused(replies.NEEDS_SMTPUTF8)
         if parameters.size > self.settings.MAX_MESSAGE_SIZE:
@@ -323,7 +325,7 @@ class Dialogue(SMTP):
             while rest is None:
                 rest = reader.feed(await self.wire.piece())
                 if rest is None and reader.endless:
-                    raise Farewell(replies.ENDLESS_CONTENT)
+                    raise Farewell(self.ENDLESS_CONTENT)
         except (Farewell, HungUp):
             raise
         except Exception:
@@ -464,9 +466,10 @@ def _is_other_protocol(line: bytes) -> bool:
 
 def _after(keyword: str, argument: str) -> str:
     """Return what follows `FROM:` or `TO:`, and blanks that many clients put there."""
-    if argument[: len(keyword)].upper() != keyword:
+    path = argument[len(keyword) :].lstrip(" ")
+    if argument[: len(keyword)].upper() != keyword or not path.startswith("<"):
         raise Refused(replies.BAD_ARGUMENTS)
-    return argument[len(keyword) :].lstrip(" ")
+    return path
 
 
 def _peer(transport: asyncio.BaseTransport) -> str:

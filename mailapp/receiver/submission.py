@@ -25,8 +25,9 @@ class SubmissionDialogue(Dialogue):
     """One session of a mail program, for whoever logs in as an active Django user."""
 
     COMMANDS = f"{Dialogue.COMMANDS} AUTH"
+    OFFERS_AUTH = True
     LONGER_COMMANDS: ClassVar[dict[str, int]] = {
-        **Dialogue.LONGER_COMMANDS,
+        "MAIL": Dialogue.LONGER_COMMANDS["MAIL"] + 500,  # RFC 4954 3
         "AUTH": 12288,  # RFC 4954 4
     }
 
@@ -46,7 +47,7 @@ class SubmissionDialogue(Dialogue):
 
     async def smtp_AUTH(self, argument: str) -> None:
         name, *initial = argument.split(" ")
-        if not argument.isascii() or len(initial) > 1:
+        if not name or not argument.isascii() or len(initial) > 1:
             raise Refused(replies.BAD_ARGUMENTS)
         if not self.extended:
             raise Refused(replies.SAY_HELLO_FIRST)

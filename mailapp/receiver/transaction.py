@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from mailapp.addresses import fold
@@ -43,8 +44,13 @@ class MailParameters(NamedTuple):
 _NONE = MailParameters()
 
 
-def read_mail_parameters(text: str, *, extended: bool) -> MailParameters:
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")  # RFC 3461 4
+
+
+def read_mail_parameters(text: str, *, extended: bool, with_auth: bool = False) -> MailParameters:
     """Read SIZE, BODY and SMTPUTF8 (RFC 1870, 6152, 6531); raise Refused.
+
+    `with_auth` takes AUTH, too, and believes nothing of it (RFC 4954 5).
 
     >>> read_mail_parameters(" SIZE=1000 body=8BITMIME SMTPUTF8", extended=True)
     MailParameters(size=1000, utf8=True)
@@ -66,9 +72,12 @@ def read_mail_parameters(text: str, *, extended: bool) -> MailParameters:
     utf8 = "SMTPUTF8" in given
     if given.pop("SMTPUTF8", None) is not None:
         raise Refused(replies.BAD_ARGUMENTS)
+    author = given.pop("AUTH", "<>") or "" if with_auth else "<>"
     if given or not extended:
         raise Refused(replies.UNKNOWN_PARAMETER)
     if not _is_size(size) or body.upper() not in {"7BIT", "8BITMIME"}:
+        raise Refused(replies.BAD_ARGUMENTS)
+    if not _XTEXT.fullmatch(author):
         raise Refused(replies.BAD_ARGUMENTS)
     return MailParameters(int(size), utf8)
 

@@ -519,7 +519,7 @@ def test_anybody_else_does_not(protected: Connect, name: bytes, password: bytes)
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        (b"AUTH", b"504 5.5.4"),
+        (b"AUTH", b"501 5.5.4"),
         (b"AUTH GSSAPI", b"504 5.5.4"),
         (b"AUTH PLA\xc4\xb1N", b"501 5.5.4"),
         (b"AUTH PLAIN ?", b"501 5.5.2"),
@@ -533,6 +533,27 @@ def test_anybody_else_does_not(protected: Connect, name: bytes, password: bytes)
 )
 def test_what_is_no_login_is_refused(protected: Connect, command: bytes, code: bytes) -> None:
     assert protected().ask(command).startswith(code)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "code"),
+    [
+        (b"AUTH=<>", b"250"),
+        (b"AUTH=e+3Dmc2@example.com SIZE=5", b"250"),
+        (b"AUTH=".ljust(500, b"a"), b"250"),
+        (b"AUTH=<> AUTH=<>", b"501"),
+        (b"AUTH=a+zz", b"501"),
+        (b"AUTH=", b"501"),
+        (b"AUTH", b"501"),
+    ],
+)
+def test_author_of_a_submitted_mail_may_be_named(
+    protected: Connect, parameter: bytes, code: bytes
+) -> None:
+    client = protected()
+    client.ask(_plain(b"anna", b"correct horse"))
+
+    assert client.ask(b"MAIL FROM:<anna@client.test> " + parameter).startswith(code)
 
 
 def test_a_login_may_be_given_up(protected: Connect) -> None:

@@ -29,7 +29,9 @@ from tests.fuzzing import fuzzed
         ('<"a..b"@example.com>', '"a..b"@example.com'),
         ('<"a\\ \\b"@example.com>', '"a b"@example.com'),
         ('<"a\\\\"@example.com>', '"a\\\\"@example.com'),
-        ("<a\u037eb@example.com>", '"a;b"@example.com'),  # NFC makes it a semicolon
+        ("<a\u037eb@example.com>", "a\u037eb@example.com"),  # NFC makes it a semicolon
+        ("<\u212aate@example.com>", "\u212aate@example.com"),  # and this a K
+        ("<u\u0308@example.com>", "ü@example.com"),
         ('<"PostMaster">', "PostMaster"),
         ("<@example.com:user@client.test>", "user@client.test"),
         ("<@a.test,@b.test:user@client.test>", "user@client.test"),

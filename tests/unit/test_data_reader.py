@@ -118,9 +118,9 @@ def test_twice_the_limit_without_an_end_is_endless() -> None:
     assert reader.endless
 
 
-@pytest.mark.parametrize(("count", "too_many"), [(0, False), (50, False), (51, True)])
-def test_more_than_fifty_received_fields_are_too_many(count: int, too_many: bool) -> None:
-    content = b"RECEIVED: from a by b\r\n" * count + b"\r\nReceived: no field\r\n" * 60
+@pytest.mark.parametrize(("count", "too_many"), [(0, False), (100, False), (101, True)])
+def test_more_than_a_hundred_received_fields_are_too_many(count: int, too_many: bool) -> None:
+    content = b"RECEIVED: from a by b\r\n" * count + b"\r\nReceived: no field\r\n" * 110
 
     assert has_too_many_hops(content) == too_many
 
@@ -140,7 +140,7 @@ def test_more_than_fifty_received_fields_are_too_many(count: int, too_many: bool
 def test_received_fields_are_counted_in_the_head_alone(
     before: bytes, too_many: bool, name: bytes
 ) -> None:
-    hops = (name + b": from a\r\n\tby b\r\n") * 60
+    hops = (name + b": from a\r\n\tby b\r\n") * 110
 
     assert has_too_many_hops(before + hops + b"\r\nHello.\r\n") == too_many
     assert has_too_many_hops(before + hops) == too_many
