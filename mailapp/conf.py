@@ -31,6 +31,9 @@ SQLITE_OPTIONS = {
     "PRAGMA wal_autocheckpoint=4000;",
 }
 
+#: What a queue can be called: short and plain, since files and channels are named after it.
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
+
 
 def _setting(
     default: Any,
@@ -101,7 +104,7 @@ def _is_memory_or_zero(value: int) -> str | None:
     return None if value == 0 or value >= _LEAST_MEMORY else f"must be 0 or {_LEAST_MEMORY} or more"
 
 
-def _is_batch(value: int) -> str | None:
+def _is_up_to_a_thousand(value: int) -> str | None:
     return None if 0 < value <= 1000 else "must be between 1 and 1000"
 
 
@@ -122,12 +125,7 @@ def _is_one_of(*words: str) -> Callable[[str], str | None]:
 def _is_queue_of_your_own(value: str) -> str | None:
     if value in {"incoming", "outgoing", "undeliverable"}:
         return f"cannot be {value}, where mail is worked"
-    return None if 0 < len(value) <= 64 else "must be a name of at most 64 characters"
-
-
-def _is_recipient_limit(value: int) -> str | None:
-    # More commands at once than fit into the buffers of both sides could block both for good.
-    return None if 0 < value <= 1000 else "must be between 1 and 1000"
+    return None if QUEUE_NAME.fullmatch(value) else "must be 1 to 48 letters, digits, _ or -"
 
 
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123 2.1
@@ -317,7 +315,7 @@ class MailSettings:
         _is_one_of("local", "celery", "procrastinate", "tasks"),
     )
     WORKERS: int = _setting(1, "Worker processes under `runmail` (one, on SQLite).", _is_positive)
-    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_batch)
+    BATCH_SIZE: int = _setting(50, "Deliveries that a worker claims at once.", _is_up_to_a_thousand)
     BATCH_SECONDS: float = _setting(
         0.25, "How long a batch may run before what is done is committed.", _is_positive
     )
@@ -377,7 +375,8 @@ class MailSettings:
     RELAY_RECIPIENTS: int = _setting(
         100,
         "Recipients of one transaction with the smart host; RFC 5321 makes it take 100.",
-        _is_recipient_limit,
+        # More commands at once than fit into the buffers of both sides could block both for good.
+        _is_up_to_a_thousand,
     )
     RELAY_RETRY_SECONDS: list[float] = _setting(
         [60, 120, 300, 600, 1200, 2400, 3600],

@@ -97,7 +97,7 @@ def _problems_of(queue: Any, alive: list[Process]) -> Iterator[Problem]:
         yield Problem(f"The queue {queue} is paused.", queue)
     if kind and not any(each.kind == kind and each.queue in {queue.name, ""} for each in alive):
         yield Problem(f"No {kind} is alive for the queue {queue}.", Process)
-    if queue.oldest_due and (timezone.now() - queue.oldest_due).total_seconds() > LATE:
+    if kind and queue.oldest_due and (timezone.now() - queue.oldest_due).total_seconds() > LATE:
         due = distance(queue.oldest_due)
         yield Problem(f"Mail in the queue {queue} was due {due}.", queue)
     if queue.held:

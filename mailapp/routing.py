@@ -19,6 +19,7 @@ from types import FunctionType, ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from mailapp.addresses import fold, split
+from mailapp.conf import QUEUE_NAME
 from mailapp.errors import BadRoute, NotAState, TimerGone
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -299,7 +300,6 @@ def _is_defined_in(module: ModuleType, function: FunctionType) -> bool:
     return False
 
 
-_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _OF_OTHERS = ("outgoing", "undeliverable")
 _LONGEST = timedelta(days=36500)
 
@@ -322,7 +322,7 @@ def _state(function: FunctionType, marks: _Marks) -> State:
     if inspect.iscoroutinefunction(function):
         raise BadRoute(f"{state} is async; a state function is a plain one")
     for queue in state.queues:
-        if not _QUEUE.fullmatch(queue) or queue in _OF_OTHERS:
+        if not QUEUE_NAME.fullmatch(queue) or queue in _OF_OTHERS:
             raise BadRoute(f"{state}: handlers cannot work a queue named {queue!r}")
     return state
 

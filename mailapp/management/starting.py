@@ -31,8 +31,8 @@ def check_tables() -> None:
         raise database_away(error) from error
 
 
-def check() -> None:
-    """Say in one line what would keep every process from starting, as CommandError."""
+def prepare() -> None:
+    """Make the rows of new handlers; raise CommandError for what keeps all from starting."""
     check_tables()
     try:
         registry.sync()

@@ -183,6 +183,17 @@ class TestOverview:
         assert "Held in the queue undeliverable: 1." in words
         assert "Timers that failed at every try: 1." in words
 
+    def test_mail_that_is_kept_to_be_looked_at_is_not_late(self, admin_client, process, delivery):
+        from mailapp.models import Delivery, Queue
+
+        for kind, queue in (("receiver", ""), ("worker", "incoming"), ("relay", "outgoing")):
+            process(kind, queue)
+        copies = Queue.objects.create(name="copies", purpose=Queue.Purpose.HELD)
+        kept, an_hour_ago = delivery(queue=copies.name), timezone.now() - timedelta(hours=1)
+        Delivery.objects.filter(pk=kept.pk).update(due_at=an_hour_ago)
+
+        assert "All is well." in shown(admin_client.get("/admin/"))
+
     def test_workers_of_an_engine_need_not_be_there_but_its_sweeper(
         self, admin_client, process, settings
     ):

@@ -87,7 +87,9 @@ def test_queue_keeps_a_copy_that_nobody_works(person, switch_on, settings):
     assert copies[0].message.raw == RAW
 
 
-@pytest.mark.parametrize("name", ["incoming", "outgoing", "undeliverable", "", "q" * 65])
+@pytest.mark.parametrize(
+    "name", ["incoming", "outgoing", "undeliverable", "", "two words", "q" * 49]
+)
 def test_queue_for_copies_must_not_be_one_where_mail_is_worked(name):
     from mailapp.conf import problems
 

@@ -290,10 +290,15 @@ def test_nothing_is_run_or_stored(handle):
         raise AssertionError
 
     handle(START)
+    Handler.objects.all().delete()
+    gone = Handler.objects.create(module="other.handlers.gone", order=1)
 
-    mailroutes("news@localhost", sender=READER)
+    listed, explained = mailroutes(), mailroutes("news@localhost", sender=READER)
 
+    assert "news@(host)" in listed
+    assert "START returns the next state" in explained
     assert not Delivery.objects.exists()
+    assert list(Handler.objects.values_list("pk", "found")) == [(gone.pk, True)]
 
 
 @pytest.mark.parametrize("address", ["", "news", "two words@localhost", "news@localhost>"])

@@ -22,7 +22,7 @@ from mailapp.maildir import Maildir
 from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.command import MailCommand
-from mailapp.management.starting import check, keep_no_queries
+from mailapp.management.starting import keep_no_queries, prepare
 from mailapp.management.targets import is_name, queue_or_maildir
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Handler, Process, Queue
@@ -69,7 +69,7 @@ class Command(MailCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if options["supervisor_fd"] is None:
-                check()
+                prepare()
             modules = _modules(options["handlers"])
             job = job_for(options["target"], modules, _addresses(options["to"]))
             if options["detach"] and not options["watch"]:

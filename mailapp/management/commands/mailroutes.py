@@ -9,12 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import transaction
 
 from mailapp.conf import mail_settings
 from mailapp.management import routes
 from mailapp.management.command import MailCommand
 from mailapp.management.routes import Candidate, Explanation, Listed
-from mailapp.management.starting import check
+from mailapp.management.starting import prepare
 from mailapp.management.tables import table
 
 
@@ -43,22 +44,24 @@ class Command(MailCommand):
     ) -> None:
         if address is None and sender is not None:
             raise CommandError("Say where the mail goes, too: mailroutes ADDRESS --from PERSON")
-        check()
-        if address is None:
-            self._show_all(as_json=json)
+        with transaction.atomic():
+            prepare()  # as if new handlers had their rows already
+            listed = list(routes.all_routes())
+            explained = None if address is None else routes.explain(address, _envelope(sender))
+            transaction.set_rollback(True)
+        if explained is None:
+            self._show_all(listed, as_json=json)
         else:
-            self._explain(address, _envelope(sender), as_json=json)
+            self._show(explained, as_json=json)
 
-    def _show_all(self, *, as_json: bool) -> None:
-        listed = list(routes.all_routes())
+    def _show_all(self, listed: Sequence[Listed], *, as_json: bool) -> None:
         if as_json:
             self.stdout.write(_json([asdict(each) for each in listed]))
             return
         self.stdout.write(f"(host) is {' or '.join(mail_settings().HOSTS)}\n\n")
         self.stdout.write("\n".join(table(_OF_ROUTES, map(_row, listed))))
 
-    def _explain(self, address: str, sender: str, *, as_json: bool) -> None:
-        explained = routes.explain(address, sender)
+    def _show(self, explained: Explanation, *, as_json: bool) -> None:
         self.stdout.write(_json(asdict(explained)) if as_json else _text(explained))
         if not explained.taken:
             raise SystemExit(1)

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.command import MailCommand
-from mailapp.management.starting import check
+from mailapp.management.starting import prepare
 
 
 class Command(MailCommand):
@@ -27,7 +27,7 @@ class Command(MailCommand):
         parser.add_argument("names", nargs="*", metavar="NAME", help="restart this alone")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        check()
+        prepare()
         chosen = background.chosen(options["names"])
         for pid_file in chosen:
             if not pid_file.pid() and pid_file.name != "runmail":

@@ -18,7 +18,7 @@ from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.banner import banner
 from mailapp.management.command import MailCommand
-from mailapp.management.starting import check, keep_no_queries
+from mailapp.management.starting import keep_no_queries, prepare
 from mailapp.pidfile import PidFile
 from mailapp.supervisor import Supervisor, supervised
 
@@ -71,7 +71,7 @@ class Command(MailCommand):
 
     def _run_part(self, part: str, supervisor_fd: int | None, in_hand_fd: int | None) -> None:
         if supervisor_fd is None:
-            check()
+            prepare()
         if in_hand_fd is not None:
             containment.show_to_supervisor(in_hand_fd)
         if part != "web":
@@ -84,7 +84,7 @@ class Command(MailCommand):
         began = time.time()
         announce = self._announce if ready_fd is None else partial(_tell, ready_fd)
         with PidFile.of_runmail().held() as lock, contextlib.ExitStack() as until_the_end:
-            check()
+            prepare()
 
             def on_ready(ready: Mapping[str, str]) -> None:
                 announce(ready)

@@ -17,7 +17,7 @@ from mailapp.management import background
 from mailapp.management.background import Program, named_for
 from mailapp.management.command import MailCommand
 from mailapp.management.numbers import positive
-from mailapp.management.starting import check, keep_no_queries
+from mailapp.management.starting import keep_no_queries, prepare
 from mailapp.management.targets import expect_handlers_work
 from mailapp.models import INCOMING
 from mailapp.supervisor import Supervisor, supervised
@@ -59,7 +59,7 @@ class Command(MailCommand):
             sys.exit(1)  # the worker has said why
 
     def _supervise(self, queue: str, options: dict[str, Any]) -> None:
-        check()
+        prepare()
         processes = options["processes"] or mail_settings().WORKERS
         expect_handlers_work(queue)
         if processes > 1 and connection.vendor == "sqlite":
