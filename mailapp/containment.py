@@ -102,10 +102,10 @@ def _set_clock(seconds: float) -> None:
         signal.setitimer(_TIMER, seconds)
 
 
-def out_of_memory() -> None:
-    """Have this process end in good order, since what fills its memory may stay there."""
+def make_way(reason: str) -> None:
+    """Have this process end in good order, since what a handler has left in it may stay there."""
     if _contained:
-        logger.error('A handler took more than MAIL["WORKER_MEMORY"]; this worker makes way')
+        logger.error("%s; this worker makes way", reason)
         os.kill(os.getpid(), signal.SIGTERM)
 
 

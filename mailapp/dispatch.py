@@ -83,6 +83,10 @@ class Conversations:
         """Look up this person's conversations anew from now on."""
         self._people.discard(person)
 
+    def forget_all(self) -> None:
+        """Look up everybody's anew, since a handler has written to their table itself."""
+        self._people.clear()
+
     def keep(self, effects: Effects) -> None:
         """Have the moves of a run written with the next ones of the transaction."""
         self._unwritten += effects.moves

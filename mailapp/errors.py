@@ -82,6 +82,10 @@ class WorkLost(MailError):
     """
 
 
+class TransactionLeft(MailError):
+    """The handler began a transaction and never ended it, so nothing that it did was kept."""
+
+
 class LostTooOften(MailError):
     """Three processes died while they worked on this."""
 

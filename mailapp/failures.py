@@ -6,11 +6,11 @@ import random
 import traceback
 from typing import Any
 
-from django.db import connection
+from django.db import OperationalError, connection
 
-from mailapp import mime
+from mailapp import containment, mime
 from mailapp.conf import mail_settings
-from mailapp.errors import SMTPError
+from mailapp.errors import SMTPError, TransactionLeft
 
 MOST_LOST = 3  #: tries that may end with their process
 
@@ -41,6 +41,20 @@ def in_full(error: BaseException) -> str:
     return (
         text.replace("\0", "\\0").encode(errors="backslashreplace").decode()[-_LONGEST_TRACEBACK:]
     )
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Say whether PostgreSQL has undone this because of another transaction (SQLSTATE class 40)."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return isinstance(error, OperationalError) and str(state).startswith("40")
+
+
+def make_way_after(error: BaseException) -> None:
+    """Have this process end in good order if the handler may have left harm in it."""
+    if isinstance(error, MemoryError):
+        containment.make_way('A handler took more than MAIL["WORKER_MEMORY"]')
+    elif isinstance(error, TransactionLeft):
+        containment.make_way("A handler has begun a transaction and never ended it")
 
 
 def let_hooks_fail_alone() -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from django.db import models
-from django.db.models import Case, OuterRef, QuerySet, Subquery, When
+from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, When
 from django.utils import timezone
 
 from mailapp.ages import distance
@@ -30,7 +30,9 @@ _WORKED_BY: dict[str, str] = {
 def with_counts(queues: QuerySet[Queue]) -> QuerySet[Any]:
     """Give each queue a capped count for each status, and the time of its oldest due mail."""
     its = Delivery.objects.filter(queue=OuterRef("pk"), due_at__lte=timezone.now())
-    oldest = its.order_by("due_at").values("due_at")[:1]
+    # What is queued again has the place of its arrival, and says nothing of how long it waits.
+    is_again = Q(attempts__gt=0, due_at=F("created_at"))
+    oldest = its.exclude(is_again).order_by("due_at").values("due_at")[:1]
     names = list(Queue.objects.values_list("name", flat=True))
     counts = {status.value: _count_by_queue(names, status) for status in Status}
     return queues.annotate(**counts, oldest_due=Subquery(oldest))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, connection, connections, transaction
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    DatabaseError,
+    Error,
+    connection,
+    connections,
+    models,
+    transaction,
+)
 
 from mailapp import turns
+from mailapp.errors import TransactionLeft
 from mailapp.models import Queue
 
 
@@ -45,6 +54,18 @@ def lock() -> None:
             cursor.execute(f"UPDATE {table} SET name = name WHERE 0")  # noqa: S608 - our own name
 
 
+@contextlib.contextmanager
+def no_transaction_left() -> Iterator[None]:
+    """Outside of any transaction: raise TransactionLeft if the block has left one open."""
+    try:
+        yield
+    finally:
+        if connection.connection is not None and not connection.get_autocommit():
+            connection.in_atomic_block = False  # or Django would keep what it closes
+            connection.close()
+            raise TransactionLeft
+
+
 class SavepointOnDemand:
     """As `transaction.atomic()` within a transaction, but begun with the first statement.
 
@@ -57,20 +78,31 @@ class SavepointOnDemand:
     def __init__(self, before: Callable[[], None]) -> None:
         self._before = before
         self._begun = False
+        self._statements: list[Any] = []
         self._spoilt = False
         self._savepoint: str | None = None
         self._connection = connections[DEFAULT_DB_ALIAS]  # to look for it takes a microsecond
         self._hooks = len(self._connection.run_on_commit)
+        self._depth = len(self._connection.savepoint_ids)
         self._watch = self._connection.execute_wrapper(self._execute)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._watch.__enter__()
+        return self
 
-    def _execute(self, execute: Callable[..., Any], *statement: Any) -> Any:
+    def _execute(self, execute: Callable[..., Any], statement: Any, *rest: Any) -> Any:
         if not self._begun:
             self._begun = True
             self._begin()
-        return execute(*statement)
+            self._statements.clear()  # those of `before`
+        self._statements.append(statement)
+        return execute(statement, *rest)
+
+    def wrote(self, model: type[models.Model]) -> bool:
+        """Say whether a statement may have changed the table of a model."""
+        table = model._meta.db_table
+        texts = map(str, self._statements)
+        return any(table in text and not text.startswith("SELECT") for text in texts)
 
     def _begin(self) -> None:
         try:
@@ -82,6 +114,11 @@ class SavepointOnDemand:
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         self._watch.__exit__(None, None, None)
+        if len(self._connection.savepoint_ids) > self._depth:
+            # An `atomic()` was entered and never left: nothing would be committed any more.
+            del self._connection.savepoint_ids[self._depth :]
+            self._connection.close()
+            raise TransactionLeft
         if self._spoilt:
             self._connection.set_rollback(True)
         elif self._connection.closed_in_transaction:

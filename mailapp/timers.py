@@ -6,17 +6,17 @@ import contextlib
 from datetime import datetime
 from time import monotonic
 
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from mailapp import containment, dispatch, failures, outbox, registry, turns
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
-from mailapp.errors import ConversationMoved, LostTooOften
+from mailapp.errors import ConversationMoved, LostTooOften, WorkLost
 from mailapp.lifecycle import Life
-from mailapp.models import INCOMING, Timer
+from mailapp.models import INCOMING, Conversation, Timer
 from mailapp.routing import Router
-from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock
+from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock, no_transaction_left
 
 
 def are_due(queue: str) -> bool:
@@ -60,12 +60,18 @@ def _work(timer: Timer, router: Router) -> None:
         timer.delete()
         return
     containment.start_clock()
+    version = timer.conversation.version
     try:
-        if timer.lost >= failures.MOST_LOST:
+        # More tries than a function that fails has: each time the database went away.
+        if timer.lost >= failures.MOST_LOST or timer.tries - timer.lost > failures.most_tries():
             raise LostTooOften
         _run(timer, router)
-    except ConversationMoved:
-        timer.give_back()
+    except ConversationMoved as moved:
+        unmoved = Conversation.objects.filter(pk=timer.conversation_id, version=version)
+        if unmoved.exists():  # it was the function itself, and would be again
+            _fail(timer, moved)
+        else:
+            timer.give_back()
     except (Exception, SystemExit) as error:
         connection.close_if_unusable_or_obsolete()
         _fail(timer, error)
@@ -77,8 +83,10 @@ def _run(timer: Timer, router: Router) -> None:
     timed = router.timer(conversation.handler.module, timer.state, timer.function)
     atomic = timed.atomic and mail_settings().ATOMIC_HANDLERS
     with atomic_until_locked() if atomic else contextlib.nullcontext():
-        with SavepointOnDemand(lock) if atomic else contextlib.nullcontext():
+        with SavepointOnDemand(lock) if atomic else no_transaction_left():
             effects = dispatch.ring(timed, conversation, router)
+            if atomic and transaction.get_rollback():
+                raise WorkLost
         with turns.atomic():
             lock()
             dispatch.write(effects.moves)
@@ -89,8 +97,7 @@ def _run(timer: Timer, router: Router) -> None:
 
 def _fail(timer: Timer, error: BaseException) -> None:
     """Have it tried again after a pause, and after the last try leave it to an operator."""
-    if isinstance(error, MemoryError):
-        containment.out_of_memory()
+    failures.make_way_after(error)
     reply, trace = failures.in_one_line(error), failures.in_full(error)
     if isinstance(error, LostTooOften) or timer.tries >= failures.most_tries():
         timer.hold(reply, trace)

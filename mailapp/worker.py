@@ -38,6 +38,7 @@ from mailapp.errors import (
     LostTooOften,
     NotHandled,
     SMTPError,
+    TransactionLeft,
     WorkLost,
 )
 from mailapp.lifecycle import Life, keep_what_is_loaded, living, release_dead
@@ -45,7 +46,7 @@ from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Pro
 from mailapp.models.delivery import Outcome, Status
 from mailapp.outbox import Collected
 from mailapp.routing import Router
-from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock
+from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock, no_transaction_left
 from mailapp.wakeup import listen
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,15 @@ _LOOK_FOR_TIMERS = 1.0  # seconds, while there is mail, whose batches pay nothin
 _REST_PER_MAIL, _LONGEST_REST = 0.005, 0.06
 
 # What says all by its name: a traceback would only tell where it was raised.
-_PLAIN = (NotHandled, SMTPError, ConversationMoved, DeliveryInHand, LostTooOften, WorkLost)
+_PLAIN = (
+    NotHandled,
+    SMTPError,
+    ConversationMoved,
+    DeliveryInHand,
+    LostTooOften,
+    TransactionLeft,
+    WorkLost,
+)
 
 
 def run(on_ready: Callable[[str], None] = lambda queue: None, queue: str = INCOMING) -> None:
@@ -142,8 +151,11 @@ def work(batch: Sequence[Delivery], router: Router, stopping: threading.Event) -
     return done
 
 
-def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
-    """Work the head of the batch in one transaction; return how many deliveries that were."""
+def _next_transaction(batch: Sequence[Delivery], router: Router, *, again: bool = False) -> int:
+    """Work the head of the batch in one transaction; return how many deliveries that were.
+
+    `again`: it is tried for the second time at once, since its conversation had moved meanwhile.
+    """
     turn = _Turn(router, dispatch.Conversations(delivery.person for delivery in batch))
     try:
         with atomic_until_locked():
@@ -154,7 +166,7 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
     except Exception as error:
         if not turn.tried:  # the transaction did not even begin
             raise
-        _one_by_one(turn, error)
+        _one_by_one(turn, error, again=again)
     else:
         turn.tell()
         if turn.outside:
@@ -162,13 +174,16 @@ def _next_transaction(batch: Sequence[Delivery], router: Router) -> int:
     return len(turn.tried)
 
 
-def _one_by_one(failed: _Turn, error: Exception) -> None:
+def _one_by_one(failed: _Turn, error: Exception, *, again: bool) -> None:
     """A transaction failed as a whole: give each delivery its own, to find the bad one."""
-    if len(failed.tried) == 1:
+    if isinstance(error, ConversationMoved) and len(failed.tried) == 1 and not again:
+        # At once, ahead of the later mail of this person.
+        _next_transaction(failed.tried, failed.router, again=True)
+    elif len(failed.tried) == 1:
         _settle_failure(failed.tried[0], failed.router, error, failed.plan)
-        return
-    for delivery in failed.tried:
-        _next_transaction([delivery], failed.router)
+    else:
+        for delivery in failed.tried:
+            _next_transaction([delivery], failed.router)
 
 
 def _run_outside(plan: dispatch.Plan, router: Router) -> None:
@@ -176,7 +191,8 @@ def _run_outside(plan: dispatch.Plan, router: Router) -> None:
     turn, started_at = _Turn(router, plan.conversations), timezone.now()
     containment.start_clock(plan.request.delivery.pk)
     try:
-        effects = dispatch.perform(plan)
+        with no_transaction_left():
+            effects = dispatch.perform(plan)
         containment.rest()
         with turns.atomic():
             turn.done(plan, effects, started_at)
@@ -234,7 +250,7 @@ class _Turn:
         self.tried.append(delivery)
         self.plan, started_at = None, timezone.now()
         try:
-            with SavepointOnDemand(self._lock_and_write):
+            with SavepointOnDemand(self._lock_and_write) as run:
                 if _tries(delivery) > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
@@ -249,10 +265,14 @@ class _Turn:
         except (Exception, SystemExit) as error:
             if transaction.get_rollback():  # not even the savepoint could be restored
                 raise
+            if failures.is_deadlock(error) and len(self.tried) > 1:
+                raise  # it may have met the locks of those before it: alone it meets none
             self.conversations.forget(delivery.person)
-            lock()
+            self._lock_and_write()
             self.fail(delivery, error, self.plan, started_at)
         else:
+            if run.wrote(Conversation):
+                self.conversations.forget_all()
             self.done(plan, effects, started_at)
 
     def _lock_and_write(self) -> None:
@@ -263,8 +283,7 @@ class _Turn:
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
         self.conversations.keep(effects)
         self.posted.add(effects.posted)
-        if plan.line:
-            Place.objects.leave([plan.request.delivery.pk])
+        _leave_line(plan.request.delivery, plan)
         self.handlings[plan.request.delivery] = way.Handling(plan.handler.name, *effects.course)
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
@@ -286,16 +305,17 @@ class _Turn:
         else is tried again, and after the last try held, when ERROR has its say.
         """
         ending, reply = _ending(delivery, error), failures.in_one_line(error)
-        if isinstance(error, MemoryError):
-            containment.out_of_memory()
+        failures.make_way_after(error)
         if ending == Status.FAILED:
             reply = self._tell_sender(delivery, reply)
         elif ending == Status.HELD and plan:
             self._enter_error(plan)
         if plan:
             self.handlings[delivery] = way.Handling(plan.handler.name)
-            if plan.line:
-                _keep_order(delivery, plan.line, ending)
+        if ending != Status.DEFERRED:
+            _leave_line(delivery, plan)
+        elif plan and plan.line:
+            Place.objects.begin(delivery, plan.line)
         self.outcomes[delivery] = Outcome(
             status=ending,
             reply=reply,
@@ -333,6 +353,8 @@ class _Turn:
         self.conversations.write()
         outbox.store(self.posted)
         Delivery.objects.settle(self.outcomes)
+        if self.outside:  # whose function runs once
+            Delivery.objects.keep_claims([self.outside.request.delivery])
 
     def tell(self) -> None:
         """Log what became of each, once it is committed."""
@@ -340,11 +362,12 @@ class _Turn:
             way.handled(delivery, outcome, self.handlings.get(delivery))
 
 
-def _keep_order(delivery: Delivery, line: Conversation, ending: Status) -> None:
-    """Have later mail of a conversation wait for the retry of this one, or go on without."""
-    if ending == Status.DEFERRED:
-        Place.objects.begin(delivery, line)
-    else:
+def _leave_line(delivery: Delivery, plan: dispatch.Plan | None) -> None:
+    """Let those go on who wait for a delivery, if it may have a place in a line.
+
+    It may have one from an earlier try, though what takes it now, if anything, asks for no order.
+    """
+    if (plan and plan.line) or delivery.reply or _tries(delivery) > 1:
         Place.objects.leave([delivery.pk])
 
 

@@ -26,10 +26,11 @@ _at_rest: defaultdict[tuple[int, str], list[Process]] = defaultdict(list)
 def take(queue: str) -> None:
     """Work what is due in `queue`, and ask for another task when there is enough for two."""
     Queue.objects.filter(name=queue).update(woken_at=None)  # before the look
-    due = Delivery.objects.filter(queue=queue).due()
-    if not due.exists() and not timers.are_due(queue):
+    size = mail_settings().BATCH_SIZE
+    due = Delivery.objects.count_claimable(queue, size + 1)
+    if not due and not timers.are_due(queue):
         return
-    if due[mail_settings().BATCH_SIZE :].exists():
+    if due > size:
         ring(queue)
     with _at_work(queue) as life:
         worker.drain(queue, life)

@@ -119,7 +119,8 @@ class DatabaseQueue:
                 if row.status != Status.HELD:
                     operating.act(only, "release", "")
                 raise
-            operating.act(only, "discard", f"Popped {_BY_US}")
+            if not operating.act(only, "discard", f"Popped {_BY_US}"):
+                raise MayNot(f"{row.pk} was taken by somebody else, too, while it was written")
             return True
         return False
 

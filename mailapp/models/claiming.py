@@ -52,7 +52,8 @@ _CLAIM = """\
 UPDATE mailapp_delivery
 SET status = 'claimed', due_at = NULL, attempts = attempts + 1,
     claim = %s, claimed_by_id = %s, claimed_at = %s
-WHERE id IN ({ids})
+WHERE id IN ({ids}) AND due_at IS NOT NULL
+RETURNING id
 """
 _CLAIMS = "SELECT id, claim FROM mailapp_delivery WHERE id IN ({ids}) ORDER BY id"
 # Each has a reply of its own, and a statement for each would take longer than the rest.
@@ -125,9 +126,14 @@ class Claims:
         before = next((at for at, each in enumerate(due) if each.id in suspects), len(due))
         return due[: max(before, 1)]
 
-    def claim(self, ids: Sequence[int], token: uuid.UUID, process: int, now: datetime) -> None:
-        """Claim deliveries for a process, and count the attempt."""
-        self._execute(_CLAIM, [self._token(token), process, self._stamp(now)], ids)
+    def claim(self, ids: Sequence[int], token: uuid.UUID, process: int, now: datetime) -> list[int]:
+        """Claim deliveries for a process, and count the attempt; return those that still waited.
+
+        An operator may have taken others out of the work since they were read.
+        """
+        values = [self._token(token), process, self._stamp(now)]
+        taken = {id for (id,) in self._rows(_CLAIM, values, ids)}
+        return [id for id in ids if id in taken]
 
     def lock(self, claims: Mapping[int, uuid.UUID | None]) -> int:
         """Keep claims as they are until the transaction ends; say how many are no longer so."""

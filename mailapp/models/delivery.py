@@ -201,14 +201,23 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             ids = [each.id for each in (claims.innocent(due) if suspects_alone else due)]
             if not ids:
                 return []
-            claims.claim(ids, token, process.pk, now)
-        rows = read(self, _CLAIMED, ids)
+            claimed = claims.claim(ids, token, process.pk, now)
+        if not claimed:  # an operator was quicker, and others may wait
+            return self.claim(
+                queue, process, limit, with_bytes=with_bytes, suspects_alone=suspects_alone
+            )
+        rows = read(self, _CLAIMED, claimed)
         keys = {row.message_id for row in rows.values()}
         messages = Message.objects.using(self.db).read(keys, with_bytes=with_bytes)
-        for row in rows.values():
+        ours = [rows[id] for id in claimed if id in rows and rows[id].message_id in messages]
+        for row in ours:  # without what was deleted meanwhile
             row.claim, row.claimed_at = token, now
             row.message = messages[row.message_id]
-        return [rows[id] for id in ids]
+        return ours
+
+    def count_claimable(self, queue: str, most: int) -> int:
+        """Count, up to `most`, what could be claimed now: not of people with mail in hand."""
+        return len(Claims(self.db).due(queue, timezone.now(), most))
 
     def settle(self, outcomes: Mapping[Delivery, Outcome]) -> None:
         """Write how claimed deliveries ended, with one Attempt each, in the caller's transaction.
@@ -218,6 +227,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         if outcomes:
             self._lock_claims(outcomes)
             self._settle(outcomes)
+
+    def keep_claims(self, claimed: Iterable[Delivery]) -> None:
+        """Raise ClaimLost, in the caller's transaction, if any of them is no longer ours."""
+        self._lock_claims(claimed)
 
     def _lock_claims(self, claimed: Iterable[Delivery]) -> None:
         # Before the attempts: whoever releases a claim locks its row first, too.

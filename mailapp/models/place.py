@@ -39,9 +39,16 @@ class PlaceQuerySet(models.QuerySet["Place"]):
         They keep their places until it is their turn, lest a mail that has just come in passes.
         """
         left = self.filter(delivery__in=deliveries)
-        lines = list(left.values_list("conversation", flat=True))
-        if lines:
+        ahead = self.filter(
+            conversation=models.OuterRef("conversation"),
+            delivery__lt=models.OuterRef("delivery"),
+            delivery__status__in=_NOT_ENDED,
+        ).exclude(delivery__in=deliveries)
+        waits = list(left.values_list("conversation", models.Exists(ahead)))
+        if waits:
             left.delete()
+        # One who leaves from behind lets nobody go on: the first one waits for its retry.
+        if lines := [line for line, behind in waits if not behind]:
             Delivery.objects.filter(place__conversation__in=lines).try_now()
 
 

@@ -23,8 +23,10 @@ class QueueQuerySet(models.QuerySet["Queue"]):
 
     def asleep(self) -> Self:
         """Queues whose engine has looked since its last wake-up, or must have lost that."""
-        lost = timezone.now() - timedelta(seconds=mail_settings().POLL_SECONDS)
-        return self.filter(Q(woken_at=None) | Q(woken_at__lt=lost))
+        now, poll = timezone.now(), timedelta(seconds=mail_settings().POLL_SECONDS)
+        # A clock may have been set back.
+        lost = Q(woken_at__lt=now - poll) | Q(woken_at__gt=now + poll)
+        return self.filter(Q(woken_at=None) | lost)
 
 
 class Queue(models.Model):

@@ -98,6 +98,7 @@ class Relay:
             self._settle()
             if not self._upstreams.remaining:
                 self._claim()
+                self._fail_suppressed()
                 self._load()
         except DatabaseError:
             logger.exception("The database does not answer; trying again")
@@ -115,7 +116,6 @@ class Relay:
                 hand_over(_settle_left)
             room = IN_HAND - in_hand
             self._claimed += _mailings(Delivery.objects.claim(OUTGOING, self._life.process, room))
-            self._fail_suppressed()
         in_hand = self._in_hand()
         said = f"{amount(in_hand, 'delivery', 'deliveries')} in hand"
         self._life.activity = said if in_hand else ""
@@ -125,6 +125,8 @@ class Relay:
     def _fail_suppressed(self) -> None:
         """End, without a try, what goes to addresses that nothing is sent to."""
         held_back = [each for each in self._claimed if not each.message.even_suppressed]
+        if not held_back:
+            return
         recipients = {row.recipient for each in held_back for row in each.deliveries}
         people = Suppression.objects.among(recipients)
         if not people:
