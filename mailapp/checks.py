@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ TAG = "mail"
 
 _SOCKET_PATH_OCTETS = 107  # sun_path of unix(7), without its final NUL
 _LONGEST_SOCKET = "wake/incoming.4194304.9999"  # see mailapp.wakeup; the largest pid of Linux
+
+
+def _check_of_settings(check: Callable[[MailSettings], Iterable[CheckMessage]]) -> None:
+    """Register a check of `settings.MAIL`; of what is wrong in itself `check_mail` says what."""
+
+    @register(TAG)
+    def checked(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+        try:
+            mail = conf.mail_settings()
+        except ImproperlyConfigured:
+            return []
+        return check(mail)
 
 
 @register(TAG)
@@ -69,13 +81,9 @@ def _check_together(mail: MailSettings) -> Iterator[CheckMessage]:
         )
 
 
-@register(TAG)
-def check_relay(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+@_check_of_settings
+def check_relay(mail: MailSettings) -> Iterator[CheckMessage]:
     """Check that outgoing mail has somewhere to go, and does not come back to us."""
-    try:
-        mail = conf.mail_settings()
-    except ImproperlyConfigured:
-        return  # check_mail says what is wrong
     for upstream in mail.upstreams:
         if isinstance(upstream, Backend):
             yield from _check_backend(upstream)
@@ -215,26 +223,20 @@ def check_time_zones(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
         )
 
 
-@register(TAG)
-def check_routes(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+@_check_of_settings
+def check_routes(mail: MailSettings) -> Iterator[CheckMessage]:
     """Check that the routes of all handler modules can be used."""
     try:
-        mail = conf.mail_settings()
         handlers = registry.handler_modules().values()
         Router(list(handlers), hosts=mail.HOSTS, defaults=mail.ROUTER_DEFAULTS)
     except BadRoute as error:
         yield Error(str(error), id="mailapp.E008")
-    except ImproperlyConfigured:
-        return  # check_mail says what is wrong
 
 
-@register(TAG)
-def check_engine(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+@_check_of_settings
+def check_engine(mail: MailSettings) -> Iterator[CheckMessage]:
     """Check that the engine is installed, and that it fits the database."""
-    try:
-        engine = conf.mail_settings().ENGINE
-    except ImproperlyConfigured:
-        return  # check_mail says what is wrong
+    engine = mail.ENGINE
     if connection.vendor == "sqlite" and engine in _SIDE_BY_SIDE:
         yield Error(
             f'MAIL["ENGINE"] is {engine}, {_SIDE_BY_SIDE[engine]}',
@@ -251,13 +253,10 @@ def check_engine(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
         yield from check()
 
 
-@register(TAG)
-def check_dkim(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage]:
+@_check_of_settings
+def check_dkim(mail: MailSettings) -> Iterator[CheckMessage]:
     """Check that each key for signing can be used, and is as strong as others expect."""
-    try:
-        domains = conf.mail_settings().DKIM
-    except ImproperlyConfigured:
-        return  # check_mail says what is wrong
+    domains = mail.DKIM
     if domains and not find_spec("cryptography"):
         yield Error(
             'MAIL["DKIM"] needs cryptography, which is not installed.',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Self
 
 from django.db import models
@@ -48,10 +48,6 @@ class UnheardQuerySet(models.QuerySet["Unheard"]):
     def since(self, moment: datetime) -> Self:
         """What was noted from then on."""
         return self.filter(created_at__gte=moment)
-
-    def forget(self, days: float) -> None:
-        """Delete what is older than `days`."""
-        self.filter(created_at__lt=timezone.now() - timedelta(days=days)).delete()
 
 
 class Unheard(models.Model):

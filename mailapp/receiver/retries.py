@@ -42,9 +42,8 @@ class Retries:
         """Learn what other processes noted, and now and then forget what is old."""
         began = timezone.now()
         if time.monotonic() >= self._forget_at:
-            Unheard.objects.forget(self._days)
             self._forget_at = time.monotonic() + _FORGET_SECONDS
-            self._known = _noted_since(None)
+            self._known = _noted_since(began - timedelta(days=self._days))
         else:
             # What commits late has an early time, so look back a little.
             self._known |= _noted_since(self._looked_at - _COMMIT_TIME)
@@ -83,9 +82,8 @@ class Retries:
         return mail._replace(recipients=missing) if missing else None
 
 
-def _noted_since(moment: datetime | None) -> set[str]:
-    noted = Unheard.objects.all() if moment is None else Unheard.objects.since(moment)
-    return set(noted.values_list("digest", flat=True))
+def _noted_since(moment: datetime) -> set[str]:
+    return set(Unheard.objects.since(moment).values_list("digest", flat=True))
 
 
 def _last_mails(since: datetime) -> list[tuple[int, datetime]]:
