@@ -27,7 +27,7 @@ _missing = pytest.StashKey[str]()
 _OURS = {
     *("ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DATABASE_URL", "DEBUG", "RUN_DIR", "SECRET_KEY"),
     *("LOG_DIR", "LOG_FILES", "LOG_FORMAT", "LOG_LEVEL"),
-    *("SECURE_HSTS_SECONDS", "SECURE_SSL_REDIRECT", "WEB"),
+    *("SECURE_HSTS_SECONDS", "SECURE_SSL_REDIRECT", "UNSUBSCRIBE_URL", "WEB"),
 }
 # What the tests read, and no settings.
 _FOR_TESTS = {postgres.VARIABLE, "MAIL_CORPUS", "MAIL_WIRE"}

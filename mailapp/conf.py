@@ -225,7 +225,7 @@ class MailSettings:
         True, "With `DEBUG`, load handlers anew when code or templates change; never without."
     )
     RUN_DIR: str = _setting("run", "Folder for wake-up sockets and other things of this machine.")
-    LOG_DIR: str = _setting("logs", "Folder of what `runmail` says when it is detached.")
+    LOG_DIR: str = _setting("logs", "Folder of the logs of what runs with `--detach`.")
     ROUTER_DEFAULTS: dict[str, str] = _setting(
         {}, "Regular expressions for captures that a route does not define itself."
     )

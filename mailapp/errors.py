@@ -1,4 +1,4 @@
-"""Every error of the framework. The docstring is the message; the class knows its SMTP reply."""
+"""The errors that several modules share. The docstring is the message; a class knows its reply."""
 
 from __future__ import annotations
 

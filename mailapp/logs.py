@@ -21,7 +21,7 @@ FORMS = {"plain": "mailapp.logs.LineFormatter", "json": "mailapp.logs.JsonFormat
 #: The log of each stream, and whose lines go there.
 STREAMS = {
     "receiver": ["mailapp.receiver"],
-    "worker": ["mailapp.worker", "mailapp.dispatch", "mailapp.handlers", "mailapp.timers"],
+    "worker": ["mailapp.worker", "mailapp.handlers", "mailapp.timers"],
     "relay": ["mailapp.relay"],
 }
 # Loggers that tell more than anybody wants to know of each request, query or session.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from datetime import datetime
 from time import monotonic
 
@@ -17,6 +18,8 @@ from mailapp.lifecycle import Life
 from mailapp.models import INCOMING, Conversation, Timer
 from mailapp.routing import Router
 from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock, no_transaction_left
+
+logger = logging.getLogger(__name__)
 
 
 def are_due(queue: str) -> bool:
@@ -101,5 +104,11 @@ def _fail(timer: Timer, error: BaseException) -> None:
     reply, trace = failures.in_one_line(error), failures.in_full(error)
     if isinstance(error, LostTooOften) or timer.tries >= failures.most_tries():
         timer.hold(reply, trace)
+        logger.warning("%s failed at every try and is held: %s", _named(timer), reply)
     else:
         timer.defer(failures.pause(timer.tries), reply, trace)
+        logger.warning("%s failed and is tried again: %s", _named(timer), reply)
+
+
+def _named(timer: Timer) -> str:
+    return f"Timer {timer.pk}, {timer.function} of {timer.conversation.person}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import ipaddress
 import mimetypes
 import re
 import sys
@@ -51,12 +50,7 @@ def read_server(text: str) -> Endpoint | Path:
 
 
 def _is_this_machine(server: Endpoint | Path) -> bool:
-    if isinstance(server, Path) or server.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(server.host).is_loopback
-    except ValueError:
-        return False
+    return isinstance(server, Path) or server.is_here
 
 
 def _login(options: dict[str, Any]) -> Login | None:

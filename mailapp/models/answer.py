@@ -14,6 +14,7 @@ from mailapp.mime import visible
 
 from .handler import Handler
 from .insert import insert
+from .reading import with_ids
 
 #: How long an answer counts.
 COUNTED = timedelta(days=1)
@@ -21,7 +22,7 @@ COUNTED = timedelta(days=1)
 # The ORM takes six times as long to word it as a database to run it, for each batch of mail.
 _COUNT = """\
 SELECT handler_id, person, COUNT(CASE WHEN at > %s THEN 1 END), COUNT(*)
-FROM mailapp_answer WHERE person IN ({people}) AND at > %s GROUP BY handler_id, person
+FROM mailapp_answer WHERE at > %s AND person IN ({ids}) GROUP BY handler_id, person
 """
 _COLUMNS = ("handler_id", "person", "at")
 
@@ -51,9 +52,8 @@ class AnswerQuerySet(models.QuerySet["Answer"]):
             connection.ops.adapt_datetimefield_value(now - age)
             for age in (timedelta(hours=1), COUNTED)
         )
-        statement = _COUNT.replace("{people}", ", ".join(["%s"] * len(people)))
         with connection.cursor() as cursor:
-            cursor.execute(statement, [an_hour_ago, *people, long_ago])
+            cursor.execute(*with_ids(_COUNT, [an_hour_ago, long_ago], people))
             return {(handler, person): _Count(*counts) for handler, person, *counts in cursor}
 
     def _insert(self, pairs: list[tuple[int, str]]) -> None:

@@ -31,8 +31,10 @@ def read(rows: models.QuerySet[Row], statement: str, keys: Collection[int]) -> d
     return {row.pk: row for row in found}
 
 
-def with_ids(statement: str, values: list[Any], ids: Collection[int]) -> tuple[str, list[Any]]:
-    """Return a statement with a place for each of the ids in that of `{ids}`, and its values."""
+def with_ids(
+    statement: str, values: list[Any], ids: Collection[int] | Collection[str]
+) -> tuple[str, list[Any]]:
+    """Put a place for each of the ids into that of `{ids}`, the last; return it with its values."""
     return statement.replace("{ids}", ", ".join(["%s"] * len(ids))), [*values, *ids]
 
 

@@ -323,7 +323,7 @@ def test_function_that_raises_leaves_nothing_and_is_tried_again_later(asked, wor
     assert not Message.objects.filter(deliveries__queue=OUTGOING).exists()
 
 
-def test_function_that_fails_for_good_is_left_to_an_operator(asked, work):
+def test_function_that_fails_for_good_is_left_to_an_operator(asked, work, caplog):
     runs = []
 
     def expire(conversation):
@@ -338,6 +338,9 @@ def test_function_that_fails_for_good_is_left_to_an_operator(asked, work):
     timer = Timer.objects.get()
     assert (len(runs), timer.tries, timer.due_at) == (3, 3, None)
     assert Conversation.objects.get().state == "ASKED"
+    said = [record.getMessage() for record in caplog.records if record.name == "mailapp.timers"]
+    assert ["tried again" in line for line in said] == [True, True, False]
+    assert said[-1].endswith("failed at every try and is held: LookupError")
 
     Timer.objects.retry()
     work()
