@@ -35,13 +35,16 @@ class Move:
 
     conversation: Conversation
     timers: Timers  #: of its handler
-    from_state: str
     to_state: str
     cause: str = Transition.Cause.MAIL
     duration: float = 0  #: seconds that the state function ran
     stays: bool = False  #: where it is, so that its timers go on
     delivery: int | None = None  #: id of the one that caused it
     operator: int | None = None  #: id of the user who caused it
+    from_state: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.from_state = self.conversation.state
 
     @property
     def leaves_a_trace(self) -> bool:
@@ -197,7 +200,6 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
         conversation,
         match.handler.timers,
         conversation.state,
-        conversation.state,
         duration=duration,
         stays=True,
         delivery=plan.request.delivery.pk,
@@ -210,7 +212,6 @@ def _run_state(plan: Plan, match: Match) -> list[Move]:
     moved = Move(
         goes,
         handler.timers,
-        goes.state,
         state.name,
         duration=duration,
         delivery=plan.request.delivery.pk,
@@ -231,7 +232,6 @@ def enter_error(failed: Plan) -> Effects | None:
     move = Move(
         conversation,
         match.handler.timers,
-        conversation.state,
         ERROR,
         cause=Transition.Cause.ERROR,
         delivery=failed.request.delivery.pk,
@@ -265,7 +265,6 @@ def ring(timed: TimerFunction, conversation: Conversation, router: Router) -> Ef
     move = Move(
         conversation,
         handler.timers,
-        conversation.state,
         state.name,
         Transition.Cause.TIMER,
         duration,
@@ -348,7 +347,6 @@ def move(conversation: Conversation, to_state: str, *, operator: Any) -> None:
     by_hand = Move(
         conversation,
         handler.timers if handler else {},
-        conversation.state,
         to_state,
         Transition.Cause.OPERATOR,
         operator=operator.pk,
