@@ -102,12 +102,6 @@ class NoSuchQueue(MailError):
     """There is no such queue, and no function is marked @from_queue with its name."""
 
 
-class UnsafeHeader(MailError):
-    """A header or address that we were asked to send holds a line break or NUL."""
-
-    reply = "554 5.6.0 Message content not acceptable"
-
-
 class KeyUnusable(MailError):
     """A DKIM key cannot be used, and what it is to sign is not sent unsigned."""
 

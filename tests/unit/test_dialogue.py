@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailapp.dialogue import Transcript, Wire, on_the_wire, printable
-from mailapp.errors import UnsafeHeader
+from mailapp.dialogue import Transcript, UnsafeCommand, Wire, on_the_wire, printable
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_a_command_of_two_lines_is_not_sent(transcript, shown, ending):
     with ours, theirs:
         wire = Wire(ours, transcript)
 
-        with pytest.raises(UnsafeHeader):
+        with pytest.raises(UnsafeCommand):
             wire.say(f"MAIL FROM:<a@client.test>{ending}DATA".encode())
 
         ours.shutdown(socket.SHUT_WR)
