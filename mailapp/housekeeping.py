@@ -26,9 +26,11 @@ from mailapp import turns
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.models import (
+    FINAL,
     Answer,
     Attempt,
     Delivery,
+    DeliveryQuerySet,
     Duty,
     Message,
     Process,
@@ -39,7 +41,6 @@ from mailapp.models import (
     Unheard,
 )
 from mailapp.models.answer import COUNTED
-from mailapp.models.delivery import FINAL, DeliveryQuerySet
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from django.db import transaction
 
 from mailapp import wakeup
-from mailapp.models import Delivery
-from mailapp.models.delivery import DeliveryQuerySet
+from mailapp.models import Delivery, DeliveryQuerySet
 
 _SLICE = 500
 

@@ -14,8 +14,7 @@ from django.utils import timezone
 from mailapp.ages import distance
 from mailapp.conf import mail_settings
 from mailapp.counting import CAP, CappedCount, capped
-from mailapp.models import Delivery, Process, Queue, Timer
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Process, Queue, Status, Timer
 
 LATE = 60  #: seconds that due mail may wait before the operator is told
 _FORGOTTEN = timedelta(days=1)  # a process that has been silent for longer is history

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
-from mailapp.models import Delivery, NewMail
-from mailapp.models.delivery import Outcome, Status
+from mailapp.models import Delivery, NewMail, Outcome, Status
 
 logger = logging.getLogger(__name__)
 

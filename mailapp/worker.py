@@ -42,8 +42,16 @@ from mailapp.errors import (
     WorkLost,
 )
 from mailapp.lifecycle import Life, keep_what_is_loaded, living, release_dead
-from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process
-from mailapp.models.delivery import Outcome, Status
+from mailapp.models import (
+    INCOMING,
+    Attempt,
+    Conversation,
+    Delivery,
+    Outcome,
+    Place,
+    Process,
+    Status,
+)
 from mailapp.outbox import Collected
 from mailapp.routing import Router
 from mailapp.savepoint import SavepointOnDemand, atomic_until_locked, lock, no_transaction_left
@@ -251,7 +259,7 @@ class _Turn:
         self.plan, started_at = None, timezone.now()
         try:
             with SavepointOnDemand(self._lock_and_write) as run:
-                if _tries(delivery) > failures.MOST_LOST:
+                if delivery.tries > failures.MOST_LOST:
                     _refuse_killer(delivery)
                 self.plan = plan = dispatch.plan(delivery, self.router, self.conversations)
                 if plan.line and Place.objects.wait(delivery, plan.line):
@@ -367,12 +375,8 @@ def _leave_line(delivery: Delivery, plan: dispatch.Plan | None) -> None:
 
     It may have one from an earlier try, though what takes it now, if anything, asks for no order.
     """
-    if (plan and plan.line) or delivery.reply or _tries(delivery) > 1:
+    if (plan and plan.line) or delivery.reply or delivery.tries > 1:
         Place.objects.leave([delivery.pk])
-
-
-def _tries(delivery: Delivery) -> int:
-    return delivery.attempts - delivery.attempts_before
 
 
 def _refuse_killer(delivery: Delivery) -> None:
@@ -388,9 +392,9 @@ def _ending(delivery: Delivery, error: BaseException) -> Status:
         return Status.HELD
     if isinstance(error, SMTPError) and error.permanent:
         return Status.FAILED
-    return Status.HELD if _tries(delivery) >= failures.most_tries() else Status.DEFERRED
+    return Status.HELD if delivery.tries >= failures.most_tries() else Status.DEFERRED
 
 
 def _delay(delivery: Delivery, error: BaseException) -> float:
     """Seconds until the next try."""
-    return 0 if isinstance(error, ConversationMoved) else failures.pause(_tries(delivery))
+    return 0 if isinstance(error, ConversationMoved) else failures.pause(delivery.tries)

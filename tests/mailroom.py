@@ -19,13 +19,14 @@ from mailapp.models import (
     Handler,
     Message,
     NewMail,
+    Outcome,
     Process,
     Queue,
+    Status,
     Suppression,
     Timer,
     Transition,
 )
-from mailapp.models.delivery import Outcome, Status
 from tests import hours
 
 SCRIPT = "<script>alert(1)</script>"

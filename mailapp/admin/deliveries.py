@@ -13,8 +13,16 @@ from django.utils.safestring import SafeString
 from mailapp import operating
 from mailapp.counting import CAP
 from mailapp.mime import visible
-from mailapp.models import OUTGOING, Delivery, Message, Queue, Suppression, Transition
-from mailapp.models.delivery import OPERATOR_MAY, Status
+from mailapp.models import (
+    OPERATOR_MAY,
+    OUTGOING,
+    Delivery,
+    Message,
+    Queue,
+    Status,
+    Suppression,
+    Transition,
+)
 
 from . import display
 from .counting import Excerpt

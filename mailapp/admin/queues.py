@@ -13,8 +13,7 @@ from django.utils.safestring import SafeString
 
 from mailapp import wakeup
 from mailapp.counting import capped
-from mailapp.models import Delivery, Process, Queue
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Process, Queue, Status
 from mailapp.overview import with_counts
 
 from . import display

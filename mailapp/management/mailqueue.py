@@ -15,12 +15,11 @@ from typing import Protocol
 from mailapp import mime, operating
 from mailapp.errors import BadAddress, MailError
 from mailapp.maildir import Maildir, arrival, open_plain, read_envelope
-from mailapp.models import Delivery, Queue
-from mailapp.models.delivery import OPERATOR_MAY, DeliveryQuerySet, Status
+from mailapp.models import OPERATOR_MAY, UNENDED, Delivery, DeliveryQuerySet, Queue, Status
 from mailapp.pickup import reasons
 from mailapp.storage import sync_folder
 
-_IN_QUEUE = (Status.QUEUED, Status.CLAIMED, Status.DEFERRED, Status.HELD)
+_IN_QUEUE = (*UNENDED, Status.HELD)
 _PIECE = 65536
 _BY_US = "with manage.py mailqueue"
 _PAST = {"retry": "retried", "hold": "held", "release": "released", "discard": "removed"}

@@ -6,11 +6,10 @@ import contextlib
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -29,59 +28,10 @@ from .claiming import Claims, Due, Ending
 from .handler import Handler
 from .insert import insert
 from .message import Message
+from .outcome import FINAL, OPERATOR_MAY, Outcome, Status, Taken
 from .process import Process, oldest_heartbeat
 from .queue import Queue
 from .reading import read
-
-
-class Status(models.TextChoices):
-    QUEUED = "queued"
-    CLAIMED = "claimed"
-    DEFERRED = "deferred"
-    DONE = "done"
-    FAILED = "failed"
-    HELD = "held"
-
-
-#: Where a delivery stays unless an operator, or a bounce, moves it on.
-FINAL = (Status.DONE, Status.FAILED, Status.HELD)
-
-#: In which status an operator may do what. A claimed delivery belongs to its worker.
-OPERATOR_MAY = {
-    "retry": (Status.HELD, Status.FAILED, Status.DEFERRED),
-    "hold": (Status.QUEUED, Status.DEFERRED),
-    "release": (Status.HELD,),
-    "discard": (Status.QUEUED, Status.DEFERRED, Status.HELD),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one try of a claimed delivery ended; `Delivery.objects.settle` writes it."""
-
-    status: Status
-    reply: str = ""  #: the SMTP reply, or what to tell the operator in one line
-    error: str = ""  #: a traceback, for the operator alone
-    delay: float = 0  #: seconds until the next try, when deferred
-    handler: int | None = None  #: id of the Handler that took it
-    started_at: datetime = field(default_factory=timezone.now)
-    ended_at: datetime = field(default_factory=timezone.now)
-
-    def ending(self, now: datetime) -> Ending:
-        """What the delivery's row becomes when it is settled now."""
-        deferred = self.status == Status.DEFERRED
-        due_at = now + timedelta(seconds=self.delay) if deferred else None
-        return Ending(self.status, due_at, self.handler)
-
-
-class Taken(NamedTuple):
-    """What a process, since dead, knew of a try: it was sent; `settle_taken` writes it."""
-
-    delivery: int
-    claimed_at: datetime  #: tells the tries of a delivery apart
-    ended_at: datetime
-    reply: str
-
 
 # Without what the claim itself has written, which would have to be converted again.
 _CLAIMED = """\
@@ -132,8 +82,8 @@ def _unended(delivery: Delivery, idle: Process | None) -> dict[str, str]:
     """
     if idle is None or delivery.claimed_by_id != idle.pk:
         return {"outcome": Attempt.LOST, "reply": _lost_reply(delivery.claimed_by)}
-    tries = delivery.attempts - delivery.attempts_before
-    outcome = Status.QUEUED if tries <= len(mail_settings().RETRY_SECONDS) else Attempt.LOST
+    few = delivery.tries <= len(mail_settings().RETRY_SECONDS)
+    outcome = Status.QUEUED if few else Attempt.LOST
     return {"outcome": outcome, "reply": "The database went away during this try."}
 
 
@@ -462,6 +412,11 @@ class Delivery(models.Model):
         return f"{visible(self.recipient)} ({self.status})"
 
     @property
+    def tries(self) -> int:
+        """How often it was tried since an operator last asked for it."""
+        return self.attempts - self.attempts_before
+
+    @property
     def return_path(self) -> str:
         """The envelope sender that it is sent under: with VERP, one that names it."""
         message = self.message
@@ -478,7 +433,7 @@ class Delivery(models.Model):
         wish = unsubscribing.Wish(list_address, self.recipient)
         return unsubscribing.fields(wish) + raw
 
-    def put_off(self, seconds: float, reason: str) -> None:
+    def defer_untried(self, seconds: float, reason: str) -> None:
         """Give it back for a while; the attempt does not count. Raise ClaimLost."""
         mine = Delivery.objects.filter(pk=self.pk, claim=self.claim)
         if not mine.update(

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from django.db import models
 
 from .conversation import Conversation
-from .delivery import Delivery, Status
+from .delivery import Delivery
+from .outcome import UNENDED
 
 _LOOK_AGAIN = 600.0  # seconds; only to be safe, since whoever leaves a line tells the others
-_NOT_ENDED = (Status.QUEUED, Status.CLAIMED, Status.DEFERRED)
 
 
 class PlaceQuerySet(models.QuerySet["Place"]):
@@ -22,15 +22,15 @@ class PlaceQuerySet(models.QuerySet["Place"]):
         self.update_or_create(delivery=delivery, defaults={"conversation": stored})
 
     def wait(self, delivery: Delivery, conversation: Conversation) -> bool:
-        """Put off a claimed delivery if earlier mail of its conversation waits; say whether.
+        """Defer a claimed delivery if earlier mail of its conversation waits; say whether.
 
         Raise ClaimLost.
         """
-        earlier = self.filter(delivery__lt=delivery.pk, delivery__status__in=_NOT_ENDED)
+        earlier = self.filter(delivery__lt=delivery.pk, delivery__status__in=UNENDED)
         if conversation.pk is None or not earlier.filter(conversation=conversation).exists():
             return False
         self.update_or_create(delivery=delivery, defaults={"conversation": conversation})
-        delivery.put_off(_LOOK_AGAIN, "Waits for an earlier mail of its conversation")
+        delivery.defer_untried(_LOOK_AGAIN, "Waits for an earlier mail of its conversation")
         return True
 
     def leave(self, deliveries: Collection[int]) -> None:
@@ -42,7 +42,7 @@ class PlaceQuerySet(models.QuerySet["Place"]):
         ahead = self.filter(
             conversation=models.OuterRef("conversation"),
             delivery__lt=models.OuterRef("delivery"),
-            delivery__status__in=_NOT_ENDED,
+            delivery__status__in=UNENDED,
         ).exclude(delivery__in=deliveries)
         waits = list(left.values_list("conversation", models.Exists(ahead)))
         if waits:

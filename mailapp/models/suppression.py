@@ -18,7 +18,8 @@ from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mime import visible
 
-from .delivery import Delivery, Status
+from .delivery import Delivery
+from .outcome import Status
 from .queue import OUTGOING
 from .reading import with_ids
 

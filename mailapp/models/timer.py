@@ -12,12 +12,11 @@ from django.utils import timezone
 from mailapp.routing import INCOMING
 
 from .conversation import Conversation
-from .delivery import Delivery, Status
+from .delivery import Delivery
 from .handler import Handler
+from .outcome import UNENDED
 from .process import Process
 from .queue import Queue
-
-_TO_BE_WORKED = [Status.QUEUED, Status.CLAIMED, Status.DEFERRED]
 
 
 class TimerQuerySet(models.QuerySet["Timer"]):
@@ -38,7 +37,7 @@ class TimerQuerySet(models.QuerySet["Timer"]):
         others = Process.objects.alive().exclude(pk=process.pk)
         came_before = Delivery.objects.filter(
             queue=INCOMING,
-            status__in=_TO_BE_WORKED,
+            status__in=UNENDED,
             person=OuterRef("conversation__person"),
             created_at__lt=OuterRef("due_at"),
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mailapp import filelock
 from mailapp.conf import mail_settings
-from mailapp.models.delivery import Taken
+from mailapp.models import Taken
 
 from .mailing import Sent
 

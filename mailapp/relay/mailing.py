@@ -10,8 +10,7 @@ from django.utils import timezone
 
 from mailapp import signing
 from mailapp.errors import MailError
-from mailapp.models import Delivery, Message, RawMessage
-from mailapp.models.delivery import Outcome, Status, Taken
+from mailapp.models import Delivery, Message, Outcome, RawMessage, Status, Taken
 
 from . import schedule
 from .wire import Reply

@@ -25,8 +25,7 @@ def is_late(delivery: Delivery, now: datetime) -> bool:
 def delay(delivery: Delivery, now: datetime) -> float:
     """Seconds until the next try: by the number of tries, with jitter, the last in good time."""
     waits = mail_settings().RELAY_RETRY_SECONDS
-    tries = delivery.attempts - delivery.attempts_before
-    wait = waits[min(tries, len(waits)) - 1] * random.uniform(1, 1.1)
+    wait = waits[min(delivery.tries, len(waits)) - 1] * random.uniform(1, 1.1)
     return min(wait, _seconds_left(delivery, now))
 
 

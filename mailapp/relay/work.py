@@ -19,8 +19,17 @@ from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Backend, Upstream
 from mailapp.errors import ClaimLost, MailError
 from mailapp.lifecycle import Life, keep_what_is_loaded, living, release_dead, stay_on_one_core
-from mailapp.models import OUTGOING, Delivery, Message, Process, RawMessage, Suppression
-from mailapp.models.delivery import Outcome, Status, Taken
+from mailapp.models import (
+    OUTGOING,
+    Delivery,
+    Message,
+    Outcome,
+    Process,
+    RawMessage,
+    Status,
+    Suppression,
+    Taken,
+)
 from mailapp.wakeup import Listener, listen
 
 from . import wire

@@ -26,9 +26,9 @@ from mailapp.models import (
     NewMail,
     Process,
     Queue,
+    Status,
     Timer,
 )
-from mailapp.models.delivery import Status
 from mailapp.receiver import replies
 from mailapp.receiver.destination import Recipients
 from mailapp.registry import current_router

@@ -22,8 +22,7 @@ from mailapp.amounts import amount
 from mailapp.conf import mail_settings
 from mailapp.endpoints import Endpoint
 from mailapp.lifecycle import Life, living
-from mailapp.models import OUTGOING, Delivery, NewMail, Process
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Delivery, NewMail, Process, Status
 from mailapp.receiver import replies
 from mailapp.receiver.destination import hire_thread
 from mailapp.receiver.limits import watched_sessions

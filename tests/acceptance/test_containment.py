@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailapp.models import Attempt, Delivery, Message, NewMail
-from mailapp.models.delivery import Status
+from mailapp.models import Attempt, Delivery, Message, NewMail, Status
 from tests.ledger import Client, Ledger, Letter
 from tests.project import Program, Project
 from tests.waiting import DEADLINE, wait_until

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from mailapp.models import Delivery, Message, NewMail
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Message, NewMail, Status
 from tests.project import Project
 from tests.waiting import wait_until
 

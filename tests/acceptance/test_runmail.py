@@ -14,8 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from mailapp.models import Delivery, Process
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Process, Status
 from tests.project import HOST, ROOT, Program, Project
 from tests.waiting import DEADLINE, wait_until
 

@@ -9,8 +9,7 @@ import signal
 import pytest
 from django.db import connection
 
-from mailapp.models import Delivery, Message, NewMail, Process, Queue
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Message, NewMail, Process, Queue, Status
 from tests.project import Project
 from tests.waiting import wait_until
 

@@ -10,8 +10,7 @@ from django.db import connection
 
 from mailapp import bounces
 from mailapp.lifecycle import Life, living
-from mailapp.models import OUTGOING, Delivery, Message, Process
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Delivery, Message, Process, Status
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen
 from tests.waiting import DEADLINE, wait_until

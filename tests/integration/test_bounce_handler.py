@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailapp import dsn
-from mailapp.models import OUTGOING, UNDELIVERABLE, Delivery, Message
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, UNDELIVERABLE, Delivery, Message, Status
 
 OURS = b"From: news@example.com\r\nMessage-ID: <news@example.com>\r\n\r\nNews\r\n"
 

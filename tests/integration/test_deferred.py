@@ -9,8 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from mailapp.models import Delivery, Message, Queue
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Message, Queue, Status
 from mailapp.routing import from_queue, route, route_like, stateless
 from tests.snippets import snippets
 

@@ -7,8 +7,7 @@ from django.core.mail import send_mail
 
 from mailapp import dispatch, registry
 from mailapp.errors import ConversationMoved
-from mailapp.models import Conversation, Delivery, Handler, Transition
-from mailapp.models.delivery import Status
+from mailapp.models import Conversation, Delivery, Handler, Status, Transition
 from mailapp.routing import bounces, for_people, route, state_key_generator, stateless
 
 pytestmark = pytest.mark.django_db

@@ -15,8 +15,7 @@ from django.utils import timezone
 
 from mailapp import bounces, dsn
 from mailapp.errors import DeliveryInHand
-from mailapp.models import OUTGOING, Delivery, Duty, Message, Process
-from mailapp.models.delivery import Outcome, Status
+from mailapp.models import OUTGOING, Delivery, Duty, Message, Outcome, Process, Status
 from tests import corpus
 
 pytestmark = pytest.mark.django_db

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailapp.models.delivery import Status
+from mailapp.models import Status
 from mailapp.receiver import replies
 from mailapp.receiver.catcher import Catcher
 from mailapp.receiver.faults import STAGES, Fault, FaultyListener

@@ -33,11 +33,11 @@ from mailapp.models import (
     Message,
     Process,
     RawMessage,
+    Status,
     Suppression,
     Transition,
     Unheard,
 )
-from mailapp.models.delivery import Status
 from mailapp.storage import DurableFileSystemStorage
 from tests.waiting import DEADLINE, wait_until
 

@@ -13,8 +13,7 @@ import pytest
 from mailapp.mailboxes import open_mailbox
 from mailapp.maildir import Maildir
 from mailapp.management.importing import Importer, Letter, QueueTarget
-from mailapp.models import INCOMING, OUTGOING, Delivery, Message, Queue
-from mailapp.models.delivery import Status
+from mailapp.models import INCOMING, OUTGOING, Delivery, Message, Queue, Status
 from mailapp.routing import route
 
 

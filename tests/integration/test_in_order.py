@@ -14,8 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from mailapp import registry, worker
 from mailapp.errors import SMTPError
 from mailapp.lifecycle import Life, release_dead
-from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process
-from mailapp.models.delivery import Status
+from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process, Status
 from mailapp.routing import in_order, non_atomic, route, state_key_generator
 from tests.waiting import wait_until
 
@@ -295,7 +294,7 @@ def test_mail_keeps_its_place_when_its_process_dies(handle, mail, work, process,
     assert statuses(bad, later) == ["deferred", "deferred"]
 
 
-def test_claim_that_is_lost_is_not_put_off(handle, mail, work, process, caplog):
+def test_claim_that_is_lost_is_not_deferred(handle, mail, work, process, caplog):
     desk = Desk(in_order)
     handle(*desk.states())
     mail("bad")

@@ -12,8 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from mailapp.maildir import Maildir, envelope_fields
-from mailapp.models import Delivery, Queue
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, Queue, Status
 from mailapp.pickup import Pickup
 from mailapp.wakeup import listen
 

@@ -30,8 +30,7 @@ from django.utils import timezone
 from mailapp import dkim, outbox
 from mailapp.conf import mail_settings
 from mailapp.lifecycle import Life
-from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Attempt, Delivery, Message, Process, Status
 from mailapp.relay.work import IN_HAND, Relay
 from mailapp.wakeup import listen, notify
 from tests.integration.conftest import RAW

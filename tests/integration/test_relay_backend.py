@@ -17,8 +17,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from mailapp import mime, outbox
 from mailapp.endpoints import Endpoint
-from mailapp.models import Attempt, Delivery
-from mailapp.models.delivery import Status
+from mailapp.models import Attempt, Delivery, Status
 from tests.integration.relaying import settled, statuses, tried
 from tests.integration.scripted_server import DROP
 from tests.waiting import DEADLINE, wait_until

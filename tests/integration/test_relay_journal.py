@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mailapp.models import OUTGOING, Delivery, Process
-from mailapp.models.delivery import Taken
+from mailapp.models import OUTGOING, Delivery, Process, Taken
 from mailapp.relay.journal import Journal, hand_over
 from mailapp.relay.mailing import Mailing, Sent
 from mailapp.relay.wire import Reply

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from mailapp.models import OUTGOING, Delivery, Message
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Delivery, Message, Status
 from mailapp.routing import route, stateless
 from tests.integration.relaying import running_relay
 from tests.integration.sinks import LAX, STRICT, Sink, sink

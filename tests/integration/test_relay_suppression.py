@@ -10,8 +10,7 @@ import pytest
 from django.db import transaction
 
 from mailapp import outbox
-from mailapp.models import OUTGOING, Attempt, Delivery, Message, Suppression
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Attempt, Delivery, Message, Status, Suppression
 from mailapp.relay import wire
 from tests.integration.relaying import running_relay
 from tests.integration.sinks import STRICT, Sink, sink

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from mailapp.models import Attempt, Delivery, Process
-from mailapp.models.delivery import Status
+from mailapp.models import Attempt, Delivery, Process, Status
 from tests.integration.conftest import OFFERS, RAW
 from tests.integration.relaying import settled, statuses, tried
 from tests.integration.scripted_server import (

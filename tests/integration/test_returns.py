@@ -10,8 +10,7 @@ from django.db import transaction
 
 from mailapp import dkim, dsn, outbox, returnpath
 from mailapp.handlers import bounce
-from mailapp.models import OUTGOING, Delivery, Message, Suppression
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Delivery, Message, Status, Suppression
 from mailapp.request import MailRequest
 from mailapp.routing import route, stateless
 from mailapp.testing.person import Person

@@ -13,8 +13,7 @@ from django.core.mail import send_mail
 from mailapp import dkim, dsn, outbox
 from mailapp.errors import KeyUnusable
 from mailapp.lists import Authors, ListMail
-from mailapp.models import OUTGOING, Message
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Message, Status
 from mailapp.relay.mailing import Mailing
 from mailapp.request import MailRequest
 from mailapp.routing import route

@@ -8,8 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from mailapp.models import OUTGOING, Delivery, Suppression
-from mailapp.models.delivery import Status
+from mailapp.models import OUTGOING, Delivery, Status, Suppression
 
 HARD = "550 5.1.1 User unknown"
 SOFT = "552 5.2.2 Mailbox full"

@@ -29,10 +29,10 @@ from mailapp.models import (
     Message,
     Process,
     Queue,
+    Status,
     Timer,
     Transition,
 )
-from mailapp.models.delivery import Status
 from mailapp.routing import after, non_atomic, route, state_key_generator
 from tests.waiting import DEADLINE, wait_until
 

@@ -8,8 +8,7 @@ import pytest
 
 from mailapp import way
 from mailapp.errors import SMTPError
-from mailapp.models import Delivery, NewMail
-from mailapp.models.delivery import Status
+from mailapp.models import Delivery, NewMail, Status
 from mailapp.routing import route, stateless
 from tests.integration.relaying import settled
 from tests.waiting import wait_until

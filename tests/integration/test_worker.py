@@ -32,9 +32,9 @@ from mailapp.models import (
     Message,
     Process,
     Queue,
+    Status,
     Transition,
 )
-from mailapp.models.delivery import Status
 from mailapp.routing import after, non_atomic, route
 from tests.waiting import DEADLINE, wait_until
 
