@@ -161,6 +161,47 @@ def test_hostile_mail_runs_nothing_and_fetches_nothing(
     assert watch.faults == []
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_the_window_whatever_a_stranger_wrote(
+    mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]], width: str
+) -> None:
+    lengthen(mailroom)
+    page, _ = operate(width=width)
+
+    wide = []
+    for name, path in long_addresses(mailroom).items():
+        page.goto(path)
+        if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
+            wide.append(name)
+
+    assert wide == []
+
+
+def lengthen(mailroom: Mailroom) -> None:
+    """Have a stranger write words without an end."""
+    word, person = "x" * 600, f"{'y' * 300}@client.test"
+    delivery = mailroom.held
+    type(delivery.message).objects.update(subject=word, sender=person, helo=word, peer=word)
+    type(delivery).objects.update(recipient=person, person=person, reply=word)
+    type(mailroom.conversation).objects.filter(pk=mailroom.conversation.pk).update(
+        person=person, key="z" * 255
+    )
+    type(mailroom.timer).objects.update(reply=word)
+    type(mailroom.suppression).objects.update(address=person, reason=word)
+
+
+def long_addresses(mailroom: Mailroom) -> dict[str, str]:
+    """The path of every page, and of what asks and what follows when something is done."""
+    suppression = f"/admin/mailapp/suppression/{mailroom.suppression.pk}"
+    return {
+        **addresses(mailroom),
+        "list-timer": "/admin/mailapp/timer/",
+        "page-timer": f"/admin/mailapp/timer/{mailroom.timer.pk}/change/",
+        "suppression-history": f"{suppression}/history/",
+        "suppression-delete": f"{suppression}/delete/",
+    }
+
+
 def test_an_attachment_is_saved_and_not_opened(
     mailroom: Mailroom, operate: Callable[..., tuple[Page, Watch]]
 ) -> None:
