@@ -9,11 +9,13 @@ from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from mailapp import wakeup
+from mailapp.conf import mail_settings
 from mailapp.counting import capped
-from mailapp.models import Delivery, Process, Queue, Status
+from mailapp.models import INCOMING, Delivery, Process, Queue, Status
 from mailapp.overview import with_counts
 
 from . import display
@@ -53,7 +55,9 @@ class QueueAdmin(VerbAdmin):
         return request.user.has_perm("mailapp.pause_queue")
 
     def is_open_to(self, row: Queue, verb: Verb) -> bool:
-        return row.paused == (verb.name == "resume")
+        if verb.name == "resume":
+            return row.paused
+        return not row.paused and row.purpose != Queue.Purpose.HELD  # nobody works that anyhow
 
     def act(self, request: HttpRequest, queryset: QuerySet[Any], verb: Verb) -> int:
         with transaction.atomic():
@@ -68,5 +72,21 @@ class QueueAdmin(VerbAdmin):
         return len(rows)
 
     def page_context(self, request: HttpRequest, row: Queue) -> dict[str, Any]:
-        processes = Process.objects.alive().filter(queue=row.name)
-        return {**super().page_context(request, row), "queues": [row], "processes": processes}
+        return {
+            **super().page_context(request, row),
+            "queues": [row],
+            "processes": Process.objects.alive().filter(queue=row.name),
+            "nobody": _nobody(row),
+        }
+
+
+def _nobody(queue: Queue) -> SafeString | str:
+    """How to have a queue worked that no process works; "" where it is meant to stay."""
+    match queue.purpose, mail_settings().ENGINE:
+        case Queue.Purpose.HELD, _:
+            return ""
+        case Queue.Purpose.HANDLERS, engine if engine != "local":
+            return f"Its workers are those of the engine {engine}, which come and go."
+    runmail = queue.name == INCOMING or queue.purpose == Queue.Purpose.RELAY
+    command = "runmail" if runmail else f"runworker --queue {queue.name}"
+    return format_html("None is running: start them with <code>manage.py {}</code>.", command)

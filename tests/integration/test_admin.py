@@ -157,6 +157,54 @@ class TestPages:
 
         assert page(claimed) in text(admin_client.get(page(mailroom.process)))
 
+    @pytest.mark.parametrize(
+        ("name", "purpose", "command"),
+        [
+            ("incoming", "handlers", "runmail"),
+            ("outgoing", "relay", "runmail"),
+            ("archive", "handlers", "runworker --queue archive"),
+        ],
+    )
+    def test_a_queue_says_how_to_start_who_works_it(self, admin_client, name, purpose, command):
+        from mailapp.models import Queue
+
+        queue, _ = Queue.objects.get_or_create(name=name, defaults={"purpose": purpose})
+
+        assert f"start them with manage.py {command} ." in shown(admin_client.get(page(queue)))
+
+    def test_a_queue_says_that_an_engine_works_it(self, admin_client, settings):
+        from mailapp.models import Queue
+
+        settings.MAIL = {**settings.MAIL, "ENGINE": "tasks"}
+
+        words = shown(admin_client.get(page(Queue.objects.get(name="incoming"))))
+
+        assert "Its workers are those of the engine tasks, which come and go." in words
+
+    def test_a_queue_that_nobody_works_is_neither_started_nor_paused(self, admin_client):
+        from mailapp.models import Queue
+
+        queue = Queue.objects.get(name="undeliverable")
+
+        html = text(admin_client.get(page(queue)))
+        admin_client.post(act(queue, "pause"))
+
+        assert "Processes</h2>" not in html
+        assert act(queue, "pause") not in html
+        queue.refresh_from_db()
+        assert not queue.paused
+
+    def test_a_queue_that_was_paused_before_it_was_held_is_resumed(self, admin_client):
+        from mailapp.models import Queue
+
+        queue = Queue.objects.get(name="undeliverable")
+        queue.pause()
+
+        admin_client.post(act(queue, "resume"))
+
+        queue.refresh_from_db()
+        assert not queue.paused
+
 
 class TestOverview:
     def test_says_that_all_is_well(self, admin_client, process, message):
