@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -34,10 +37,22 @@ class StandingFilter(admin.SimpleListFilter):
         return queryset
 
 
+class SuppressionForm(ModelForm):
+    """What is added by hand."""
+
+    def clean_expires_at(self) -> datetime | None:
+        """Refuse a moment that is over, which would suppress nothing."""
+        expires_at: datetime | None = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise ValidationError("This is over already.")
+        return expires_at
+
+
 @admin.register(Suppression)
 class SuppressionAdmin(MailAdmin):
     """Operators add and remove; nobody changes what a bounce said."""
 
+    form = SuppressionForm
     list_display = ["__str__", "cause", "why", "since", "until"]
     list_filter = [StandingFilter, "cause"]
     list_select_related = ["delivery"]

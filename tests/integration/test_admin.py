@@ -822,6 +822,19 @@ class TestSuppressions:
         assert "It is no address" in answer.content.decode()
         assert not Suppression.objects.exists()
 
+    @pytest.mark.parametrize(("year", "is_taken"), [("2020", False), ("2120", True)])
+    def test_one_that_is_over_before_it_begins_is_not_taken(self, operator, year, is_taken):
+        from mailapp.models import Suppression
+
+        client = operator("view_suppression", "add_suppression")
+        moment = {"expires_at_0": f"{year}-01-01", "expires_at_1": "12:00"}
+        answer = client.post(
+            reverse("admin:mailapp_suppression_add"), {**self.FIELDS, **moment}, follow=True
+        )
+
+        assert ("This is over already." in answer.content.decode()) is not is_taken
+        assert Suppression.objects.exists() is is_taken
+
     def test_a_domain_beyond_ascii_is_suppressed_as_mail_is_addressed(self, operator):
         from mailapp.models import Suppression
 
