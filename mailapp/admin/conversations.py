@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
@@ -29,8 +30,8 @@ _MAY_MOVE = "mailapp.move_conversation"
 
 @admin.register(Conversation)
 class ConversationAdmin(MailAdmin):
-    list_display = ["with_whom", "handler", "under_key", "state", "version", "last_change"]
-    list_display_links = ["with_whom"]
+    list_display = ["whose", "state", "last_change"]
+    list_display_links = ["whose"]
     list_filter = ["handler"]
     list_select_related = ["handler"]
     ordering = ["-id"]
@@ -47,6 +48,11 @@ class ConversationAdmin(MailAdmin):
             },
         ),
     ]
+
+    @admin.display(description="person and handler")
+    def whose(self, row: Conversation) -> SafeString:
+        key = format_html(", key {}", self.under_key(row)) if row.key else ""
+        return format_html("{} <small>{}{}</small>", self.with_whom(row), row.handler, key)
 
     @admin.display(description="person")
     def with_whom(self, row: Conversation) -> SafeString:

@@ -53,7 +53,8 @@ class SuppressionAdmin(MailAdmin):
     """Operators add and remove; nobody changes what a bounce said."""
 
     form = SuppressionForm
-    list_display = ["__str__", "cause", "why", "since", "until"]
+    list_display = ["shown_address", "cause", "why", "since", "until"]
+    list_display_links = ["shown_address"]
     list_filter = [StandingFilter, "cause"]
     list_select_related = ["delivery"]
     search_fields = ["address"]

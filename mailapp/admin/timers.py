@@ -8,9 +8,11 @@ from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from mailapp import wakeup
+from mailapp.mime import visible
 from mailapp.models import INCOMING, Timer
 
 from . import display
@@ -35,7 +37,8 @@ class StandingFilter(admin.SimpleListFilter):
 
 @admin.register(Timer)
 class TimerAdmin(VerbAdmin):
-    list_display = ["__str__", "whose", "standing", "due", "tries", "last_reply"]
+    list_display = ["runs", "whose", "standing", "due", "tries"]
+    list_display_links = ["runs"]
     list_filter = [StandingFilter]
     list_select_related = ["conversation__handler"]
     fieldsets = [
@@ -54,6 +57,10 @@ class TimerAdmin(VerbAdmin):
         Verb("retry", "Retry now", "Retried", "retry"),
         Verb("discard", "Discard", "Discarded", "discard"),
     )
+
+    @admin.display(description="function, and why it failed")
+    def runs(self, row: Timer) -> SafeString:
+        return format_html("{} <small>{}</small>", row, visible(row.reply))
 
     @admin.display(description="conversation")
     def whose(self, row: Timer) -> SafeString | str:

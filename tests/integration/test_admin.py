@@ -384,6 +384,22 @@ class TestLists:
         assert "1 conversation" in html
         assert page(mailroom.conversation) in html
 
+    def test_conversations_are_listed_with_their_handler_and_their_key(
+        self, admin_client, mailroom
+    ):
+        mailroom.conversation.key = "tuesday"
+        mailroom.conversation.save()
+
+        words = shown(admin_client.get(listing("conversation")))
+
+        assert "reader-sunday@client.test tests.hours, key tuesday CONFIRMING" in words
+        assert "Version" not in words
+
+    def test_a_timer_is_listed_with_why_it_failed(self, admin_client, mailroom):
+        words = shown(admin_client.get(listing("timer")))
+
+        assert "expire after CONFIRMING KeyError: " in words
+
     def test_deliveries_are_filtered_by_queue_and_status(self, admin_client, mailroom):
         html = text(admin_client.get(listing("delivery", queue="incoming", status="deferred")))
 
