@@ -18,6 +18,7 @@ from mailapp.models import (
     OUTGOING,
     Delivery,
     Message,
+    Place,
     Queue,
     Status,
     Suppression,
@@ -126,7 +127,7 @@ class DeliveryAdmin(VerbAdmin):
 
     @admin.display(description="due")
     def due(self, row: Delivery) -> SafeString | str:
-        return display.moment(row.due_at)
+        return "after that one" if _ahead_of(row) else display.moment(row.due_at)
 
     @admin.display(description="claimed by")
     def worked_by(self, row: Delivery) -> SafeString | str:
@@ -158,15 +159,21 @@ class DeliveryAdmin(VerbAdmin):
         return request.user.has_perm("mailapp.discard_delivery")
 
     def get_fieldsets(self, request: HttpRequest, obj: Delivery | None = None) -> Any:
-        """Show, too, by which suppression nothing is sent to the recipient, if there is one."""
-        if obj is None or _suppression(obj) is None:
+        """Show, too, why nothing is sent to the recipient, or which mail it waits for."""
+        if obj is None:
             return self.fieldsets
+        there = {"suppression": _suppression(obj), "waits_for": _ahead_of(obj)}
         (name, first), *others = self.fieldsets
-        return [(name, {"fields": [*first["fields"], "suppression"]}), *others]
+        fields = [*first["fields"], *(field for field, row in there.items() if row)]
+        return [(name, {"fields": fields}), *others]
 
     @admin.display(description="suppressed")
     def suppression(self, row: Delivery) -> SafeString | str:
         return display.link(_suppression(row))
+
+    @admin.display(description="waits for")
+    def waits_for(self, row: Delivery) -> SafeString | str:
+        return display.link(_ahead_of(row))
 
     def is_open_to(self, row: Delivery, verb: Verb) -> bool:
         return row.status in OPERATOR_MAY[verb.name]
@@ -198,3 +205,8 @@ class DeliveryAdmin(VerbAdmin):
 
 def _suppression(row: Delivery) -> Suppression | None:
     return Suppression.objects.of(row.recipient) if row.queue_id == OUTGOING else None
+
+
+def _ahead_of(row: Delivery) -> Delivery | None:
+    """The delivery whose end this one waits for, whatever it says that it is due."""
+    return Place.objects.ahead_of(row) if row.status == Status.DEFERRED else None

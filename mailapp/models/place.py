@@ -33,6 +33,13 @@ class PlaceQuerySet(models.QuerySet["Place"]):
         delivery.defer_untried(_LOOK_AGAIN, "Waits for an earlier mail of its conversation")
         return True
 
+    def ahead_of(self, delivery: Delivery) -> Delivery | None:
+        """Return the delivery that all of this one's line wait for; None if it waits for none."""
+        line = self.filter(conversation__line=delivery.pk, delivery__lt=delivery.pk)
+        waiting = line.filter(delivery__status__in=UNENDED).select_related("delivery__message")
+        head = waiting.order_by("delivery").first()
+        return head.delivery if head else None
+
     def leave(self, deliveries: Collection[int]) -> None:
         """Let those go on who wait in the lines of these deliveries.
 

@@ -118,6 +118,21 @@ class TestPages:
         assert page(mailroom.conversation) in html
         assert page(mailroom.done.effects.get().deliveries.get()) in html
 
+    def test_a_delivery_links_to_the_one_that_it_waits_for(self, admin_client, mailroom, message):
+        from mailapp.models import Delivery, Place
+
+        later = message().deliveries.get()
+        Delivery.objects.filter(pk=later.pk).update(status="deferred")
+        for delivery in (mailroom.deferred, later):
+            Place.objects.create(delivery=delivery, conversation=mailroom.conversation)
+
+        html = text(admin_client.get(page(later)))
+        head = admin_client.get(page(mailroom.deferred))
+
+        assert page(mailroom.deferred) in html
+        assert "after that one" in html
+        assert "Waits for" not in shown(head)
+
     def test_a_message_links_to_what_caused_it(self, admin_client, mailroom):
         html = text(admin_client.get(page(mailroom.done.effects.get())))
 
