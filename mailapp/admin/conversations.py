@@ -51,12 +51,13 @@ class ConversationAdmin(MailAdmin):
 
     @admin.display(description="person and handler")
     def whose(self, row: Conversation) -> SafeString:
+        person = display.stranger(row.person)
         key = format_html(", key {}", self.under_key(row)) if row.key else ""
-        return format_html("{} <small>{}{}</small>", self.with_whom(row), row.handler, key)
+        return format_html("{} <small>{}{}</small>", person, row.handler, key)
 
     @admin.display(description="person")
     def with_whom(self, row: Conversation) -> SafeString:
-        return display.stranger(row.person)
+        return display.person(row.person)
 
     @admin.display(description="key")
     def under_key(self, row: Conversation) -> SafeString:

@@ -66,7 +66,7 @@ class DeliveryAdmin(VerbAdmin):
     fieldsets = [
         (
             None,
-            {"fields": [("to", "sender", "mail"), ("status_badge", "queue_link", "last_reply")]},
+            {"fields": [("to", "sent_by", "mail"), ("status_badge", "queue_link", "last_reply")]},
         ),
         (
             "Work",
@@ -101,9 +101,12 @@ class DeliveryAdmin(VerbAdmin):
     def to(self, row: Delivery) -> SafeString:
         return display.address(row.recipient)
 
-    @admin.display(description="sender")
     def sender(self, row: Delivery) -> SafeString:
         return display.address(row.message.sender)
+
+    @admin.display(description="sender")
+    def sent_by(self, row: Delivery) -> SafeString:
+        return display.person(row.message.sender, empty="<>")
 
     @admin.display(description="message")
     def mail(self, row: Delivery) -> SafeString | str:
@@ -139,7 +142,7 @@ class DeliveryAdmin(VerbAdmin):
 
     @admin.display(description="person")
     def written_by(self, row: Delivery) -> SafeString:
-        return display.stranger(row.person)
+        return display.person(row.person)
 
     def get_search_results(
         self, request: HttpRequest, queryset: Any, search_term: str

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from mailapp.ages import distance
 from mailapp.mime import visible
+from mailapp.models import Conversation, Delivery
 from mailapp.overview import Problem
 
 EMPTY = "–"
@@ -80,3 +81,12 @@ def problem_url(problem: Problem) -> str:
 def list_link(model: type[Model], text: str, **parameters: object) -> SafeString:
     """Link to the list of a model, narrowed by `parameters`."""
     return format_html('<a href="{}">{}</a>', list_url(model, **parameters), text)
+
+
+def person(text: str, empty: str = EMPTY) -> SafeString:
+    """Show who wrote, with links to their mail and to their conversations."""
+    if not text:
+        return stranger("", empty)
+    mail = list_link(Delivery, "deliveries", q=text)
+    conversations = list_link(Conversation, "conversations", q=text)
+    return format_html("{} <small>{}, {}</small>", stranger(text), mail, conversations)

@@ -44,7 +44,7 @@ class MessageAdmin(MailAdmin):
             "Envelope",
             {
                 "fields": [
-                    ("sent_by", "sent_to", "stored"),
+                    ("written_by", "sent_to", "stored"),
                     ("octets", "authentication", "caused_by"),
                 ]
             },
@@ -74,6 +74,10 @@ class MessageAdmin(MailAdmin):
     @admin.display(description="sender")
     def sent_by(self, row: Message) -> SafeString:
         return display.address(row.sender)
+
+    @admin.display(description="sender")
+    def written_by(self, row: Message) -> SafeString:
+        return display.person(row.sender, empty="<>")
 
     @admin.display(description="recipient")
     def sent_to(self, row: Any) -> SafeString:

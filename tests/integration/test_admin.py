@@ -133,6 +133,21 @@ class TestPages:
         assert "after that one" in html
         assert "Waits for" not in shown(head)
 
+    @pytest.mark.parametrize("name", ["done", "message", "conversation"])
+    def test_a_page_leads_to_all_mail_and_all_conversations_of_its_person(
+        self, admin_client, mailroom, name
+    ):
+        html = text(admin_client.get(page(mailroom.rows[name])))
+
+        for model in ("delivery", "conversation"):
+            assert f'href="{listing(model, q="reader-sunday@client.test")}"' in html
+
+    def test_the_null_sender_is_nobody(self, admin_client, message):
+        words = text(admin_client.get(page(message(sender=""))))
+
+        assert "<bdi>&lt;&gt;</bdi></div>" in words
+        assert "?q=" not in words
+
     def test_a_message_links_to_what_caused_it(self, admin_client, mailroom):
         html = text(admin_client.get(page(mailroom.done.effects.get())))
 
