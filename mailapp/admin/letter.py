@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from functools import cached_property
 
@@ -13,10 +14,14 @@ from mailapp.models import Message, RawMessage
 TEXT_LIMIT = 200_000  #: characters of a body on a page; the source has them all
 _FILE_NAME = re.compile(r"[^\w.() -]")
 
+_SHORT = 600  # characters of HTML: a few lines
+_TARGET_LIMIT = 100
+
 # Nothing that is fetched or followed: a click or a picture would tell the sender who read.
-_ATTRIBUTES = {
-    tag: names - {"src", "href", "cite"} for tag, names in nh3.ALLOWED_ATTRIBUTES.items()
-}
+_INERT = {tag: names - {"src", "href", "cite"} for tag, names in nh3.ALLOWED_ATTRIBUTES.items()}
+_WITH_LINKS = {**_INERT, "a": {"href"}}
+_WITH_TARGETS = {**_INERT, "a": {"data-target"}}  # which no mail brings: it would not be allowed
+_LINK = re.compile(r'<a href="([^"]*)"')
 
 
 class Letter:
@@ -49,13 +54,29 @@ class Letter:
 
     @cached_property
     def html(self) -> str:
-        """The HTML part without scripts, styles, forms, pictures and links; "" without one."""
-        html = mime.visible(mime.text_of(self._parsed, "html"))
-        return nh3.clean(html, attributes=_ATTRIBUTES, link_rel=None)
+        """The HTML part without scripts, styles, forms and pictures; "" without one.
+
+        Its links cannot be followed, but each says where it would have led.
+        """
+        told = mime.visible(mime.text_of(self._parsed, "html"))
+        linked = nh3.clean(told, attributes=_WITH_LINKS, link_rel=None)
+        # Cleaned once more, so that nothing rests on how the links were found.
+        return nh3.clean(_LINK.sub(_target, linked), attributes=_WITH_TARGETS, link_rel=None)
+
+    @property
+    def is_short(self) -> bool:
+        """True when the HTML part needs no high frame."""
+        return len(self.html) < _SHORT
 
     @cached_property
     def attachments(self) -> list[mime.Attachment]:
         return mime.attachments(self._parsed)
+
+
+def _target(link: re.Match[str]) -> str:
+    target = html.unescape(link[1])
+    shown = mime.visible(target[:_TARGET_LIMIT]) + "…" * (len(target) > _TARGET_LIMIT)
+    return f'<a data-target="{html.escape(shown)}"'
 
 
 def file_name(attachment: mime.Attachment, number: int) -> str:

@@ -708,12 +708,52 @@ class TestStrangersMail:
 
         html = text(response)
         assert "A dear friend" in html
-        body = html.partition("<body>")[2]
+        body = re.sub(' data-target="[^"]*"', "", html.partition("<body>")[2])
         for forbidden in ["script", "style", "href", "src", "onclick", "form", "frame", "https:"]:
             assert forbidden not in body
         policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'; sandbox" in policy
         assert response.headers["X-Frame-Options"] == "SAMEORIGIN"
+
+    @pytest.mark.parametrize(
+        ("link", "shown"),
+        [
+            (
+                'href="https://client.test/?a=1&amp;b"',
+                'data-target="https://client.test/?a=1&amp;b"',
+            ),
+            ('title=">" href="//client.test"', None),
+            ("href='https://client.test/\"onclick=x'", None),
+            (f'href="https://client.test/{"x" * 200}"', f'{"x" * 79}…"'),
+            ('href="https://client.test/&#x202e;moc"', "https://client.test/[U+202E]moc"),
+            ('href="javascript:alert(1)"', None),
+            ('data-target="https://bank.test"', None),
+        ],
+    )
+    def test_a_link_says_where_it_would_lead_and_leads_nowhere(self, message, link, shown):
+        from mailapp.admin.letter import Letter
+
+        html = Letter(f"Content-Type: text/html\r\n\r\n<a {link}>bank.test</a>".encode()).html
+
+        [tag] = re.findall("<a[^<]*</a>", html)
+        assert tag.endswith(">bank.test</a>")
+        assert " href=" not in tag
+        assert "onclick" not in re.sub('"[^"]*"', "", tag)
+        assert "bank.test" not in tag.removesuffix("bank.test</a>")
+        assert shown is None or shown in tag
+
+    @pytest.mark.parametrize(("lines", "is_short"), [(3, True), (300, False)])
+    def test_a_short_html_part_has_a_low_frame(self, admin_client, message, lines, is_short):
+        raw = b"Content-Type: text/html\r\n\r\n" + b"<p>A line.</p>\r\n" * lines
+
+        html = text(admin_client.get(page(message(raw=raw))))
+
+        assert ("mail-html-short" in html) is is_short
+
+    def test_what_became_of_a_mail_comes_before_what_it_says(self, admin_client, mailroom):
+        words = shown(admin_client.get(page(mailroom.hostile)))
+
+        assert words.index("What became of it") < words.index("Headers")
 
     def test_html_is_framed_in_a_sandbox(self, admin_client, mailroom):
         html = text(admin_client.get(page(mailroom.hostile)))
