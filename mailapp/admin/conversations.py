@@ -17,22 +17,39 @@ from django.views.decorators.http import require_POST
 
 from mailapp import ages, dispatch
 from mailapp.addresses import fold
+from mailapp.counting import CAP
 from mailapp.errors import ConversationMoved
-from mailapp.models import Conversation, Transition
+from mailapp.models import Conversation, Handler, Transition
 from mailapp.registry import handler_modules
 
 from . import display
-from .counting import Excerpt
+from .counting import Excerpt, newest
 from .pages import MailAdmin
 
 _MAY_MOVE = "mailapp.move_conversation"
+
+
+class StateFilter(admin.SimpleListFilter):
+    """The states of the handler that is chosen; no index leads from a state to its rows."""
+
+    title = f"state, in the newest {CAP}"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        chosen = request.GET.get("handler__id__exact", "")
+        handler = Handler.objects.filter(pk=chosen).first() if chosen.isdecimal() else None
+        return [(name, name) for name in _states_of(handler)] if handler else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        state, states = self.value(), [name for name, _ in self.lookup_choices]
+        return newest(queryset).filter(state=state) if state in states else queryset
 
 
 @admin.register(Conversation)
 class ConversationAdmin(MailAdmin):
     list_display = ["whose", "state", "last_change"]
     list_display_links = ["whose"]
-    list_filter = ["handler"]
+    list_filter = ["handler", StateFilter]
     list_select_related = ["handler"]
     ordering = ["-id"]
     search_fields = ["person"]
@@ -124,11 +141,13 @@ class ConversationAdmin(MailAdmin):
 
 def other_states(conversation: Conversation) -> list[str]:
     """The states of its handler that the conversation could be in, but is not."""
-    module = handler_modules().get(conversation.handler.module)
+    return [name for name in _states_of(conversation.handler) if name != conversation.state]
+
+
+def _states_of(handler: Handler) -> list[str]:
+    module = handler_modules().get(handler.module)
     states = module.states.values() if module else []
-    return [
-        state.name for state in states if not state.stateless and state.name != conversation.state
-    ]
+    return [state.name for state in states if not state.stateless]
 
 
 @admin.register(Transition)

@@ -364,12 +364,16 @@ class TestLists:
             ("delivery", "queue=incoming"),
             ("delivery", "status=failed"),
             ("delivery", "queue=incoming&status=queued"),
+            ("delivery", "handler=tests.hours"),
+            ("delivery", "handler=tests.hours&queue=undeliverable&status=held"),
+            ("delivery", "handler=tests.hours&q=a@b.test"),
             ("delivery", "q=a@b.test"),
             ("delivery", "message={done.message_id}"),
             ("message", "q=a@b.test"),
             ("message", "cause={done.pk}"),
             ("conversation", "q=person-1@client.test"),
             ("conversation", "handler__id__exact={handler.pk}"),
+            ("conversation", "handler__id__exact={handler.pk}&state=ASKED"),
             ("transition", "conversation={conversation.pk}"),
             ("transition", "delivery={done.pk}"),
             ("timer", "standing=held"),
@@ -435,6 +439,68 @@ class TestLists:
 
         assert page(mailroom.deferred) in html
         assert page(mailroom.done) not in html
+
+    def test_deliveries_are_filtered_by_handler(self, admin_client, mailroom):
+        mailroom.held.handler = mailroom.handler
+        mailroom.held.save()
+        of_handler = {"handler": "tests.hours"}
+
+        everything = text(admin_client.get(listing("delivery", **of_handler)))
+        held = text(admin_client.get(listing("delivery", **of_handler, status="held")))
+        found = text(admin_client.get(listing("delivery", **of_handler, q="a@b.test")))
+
+        assert page(mailroom.done) in everything
+        assert page(mailroom.held) in everything
+        assert page(mailroom.failed) not in everything
+        assert page(mailroom.done) not in held
+        assert page(mailroom.held) in held
+        assert "No deliveries here." in found
+
+    def test_the_held_mail_of_one_handler_is_retried(self, admin_client, mailroom, message):
+        others = message().deliveries.get()
+        for delivery in (mailroom.held, others):
+            type(others).objects.filter(pk=delivery.pk).update(status="held", due_at=None)
+        type(others).objects.filter(pk=mailroom.held.pk).update(handler=mailroom.handler)
+        everything = {"action": "retry", "select_across": 1, "index": 0, "_selected_action": 0}
+
+        admin_client.post(listing("delivery", status="held", handler="tests.hours"), everything)
+
+        mailroom.held.refresh_from_db()
+        others.refresh_from_db()
+        assert (mailroom.held.status, others.status) == ("queued", "held")
+
+    def test_a_handler_is_looked_for_no_further_than_the_cap(
+        self, admin_client, mailroom, monkeypatch
+    ):
+        monkeypatch.setattr("mailapp.admin.counting.CAP", 3)  # the hostile mail and its answers
+
+        older = text(admin_client.get(listing("delivery", handler="tests.hours")))
+        by_person = text(
+            admin_client.get(listing("delivery", handler="tests.hours", q=mailroom.done.person))
+        )
+
+        assert page(mailroom.done) not in older
+        assert page(mailroom.done) in by_person
+
+    def test_conversations_are_filtered_by_a_state_of_their_handler(self, admin_client, mailroom):
+        of_handler = {"handler__id__exact": mailroom.handler.pk}
+
+        before = text(admin_client.get(listing("conversation")))
+        offered = text(admin_client.get(listing("conversation", **of_handler)))
+        found = text(admin_client.get(listing("conversation", **of_handler, state="CONFIRMING")))
+        missed = text(admin_client.get(listing("conversation", **of_handler, state="ASKED")))
+
+        assert "state=" not in before
+        assert "state=ASKED" in offered
+        assert "state=COUNT" not in offered
+        assert page(mailroom.conversation) in found
+        assert "No conversations here." in missed
+
+    @pytest.mark.parametrize("handler", ["", "x", "²", "0"])
+    def test_a_state_of_no_handler_is_not_looked_for(self, admin_client, mailroom, handler):
+        query = {"state": "ASKED", "handler__id__exact": handler} if handler else {"state": "ASKED"}
+
+        assert admin_client.get(listing("conversation", **query), follow=True).status_code == 200
 
     @pytest.mark.parametrize(("life", "count"), [("alive", 1), ("silent", 1), ("stopped", 0)])
     def test_processes_are_filtered_by_life(self, admin_client, mailroom, life, count):
