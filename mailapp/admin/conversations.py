@@ -23,7 +23,8 @@ from mailapp.models import Conversation, Handler, Transition
 from mailapp.registry import handler_modules
 
 from . import display
-from .counting import Excerpt, newest
+from .counting import Excerpt
+from .filters import newest
 from .pages import MailAdmin
 
 _MAY_MOVE = "mailapp.move_conversation"

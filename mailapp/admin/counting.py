@@ -30,11 +30,6 @@ class Excerpt:
         return len(self.rows)
 
 
-def newest(queryset: QuerySet[Any]) -> QuerySet[Any]:
-    """Keep the newest `CAP` rows, so that what no index answers reads no more than these."""
-    return queryset.filter(pk__in=queryset.order_by("-pk").values("pk")[:CAP])
-
-
 class CappedPaginator(Paginator):
     """Pages through the first `CAP` rows. An index finds a page's ids, then its rows are read."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import SEARCH_VAR
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
@@ -18,7 +17,6 @@ from mailapp.models import (
     OPERATOR_MAY,
     OUTGOING,
     Delivery,
-    Handler,
     Message,
     Place,
     Queue,
@@ -28,7 +26,8 @@ from mailapp.models import (
 )
 
 from . import display
-from .counting import Excerpt, newest
+from .counting import Excerpt
+from .filters import HandlerFilter
 from .pages import Verb, VerbAdmin
 
 
@@ -55,23 +54,6 @@ class StatusFilter(admin.SimpleListFilter):
             return queryset
         # Naming every queue lets the index on queue and status answer.
         return queryset.filter(status=self.value(), queue__in=Queue.objects.values("name"))
-
-
-class HandlerFilter(admin.SimpleListFilter):
-    """No index leads from a handler to its deliveries."""
-
-    title = f"handler, in the newest {CAP}"
-    parameter_name = "handler"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, name) for name in Handler.objects.values_list("module", flat=True)]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> QuerySet[Any]:
-        if not self.value():
-            return queryset
-        if term := request.GET.get(SEARCH_VAR, "").strip():  # or only the newest are searched
-            queryset = queryset.of_address(term)
-        return newest(queryset).filter(handler__module=self.value())
 
 
 @admin.register(Delivery)

@@ -376,7 +376,11 @@ class TestLists:
             ("conversation", "handler__id__exact={handler.pk}&state=ASKED"),
             ("transition", "conversation={conversation.pk}"),
             ("transition", "delivery={done.pk}"),
+            ("timer", ""),
             ("timer", "standing=held"),
+            ("timer", "q=person-1@client.test"),
+            ("timer", "handler=tests.hours"),
+            ("timer", "handler=tests.hours&standing=held"),
         ],
     )
     def test_a_list_finds_its_rows_by_an_index(self, queries, mailroom, add_rows, model, query):
@@ -430,9 +434,42 @@ class TestLists:
         assert "Version" not in words
 
     def test_a_timer_is_listed_with_why_it_failed(self, admin_client, mailroom):
-        words = shown(admin_client.get(listing("timer")))
+        words = shown(admin_client.get(listing("timer", standing="held")))
 
         assert "expire after CONFIRMING KeyError: " in words
+
+    def test_the_timer_that_is_due_next_is_the_first(self, admin_client, mailroom):
+        from mailapp.models import Timer
+
+        conversation, now = mailroom.conversation, timezone.now()
+        for function, days in [("late", 9), ("soon", 1), ("between", 2)]:
+            due_at = now + timedelta(days=days)
+            Timer.objects.create(
+                conversation=conversation, state="ASKED", function=function, due_at=due_at
+            )
+
+        words = shown(admin_client.get(listing("timer")))
+
+        assert re.findall(r"(\w+) after", words) == ["soon", "between", "remind", "late"]
+
+    @pytest.mark.parametrize(
+        ("query", "functions"),
+        [
+            ({"q": " Reader-Sunday@client.test"}, {"expire", "remind"}),
+            ({"q": "reader-sunday@client.test", "standing": "waiting"}, {"remind"}),
+            ({"q": "other@client.test"}, set()),
+            ({"handler": "tests.hours"}, {"remind"}),
+            ({"handler": "tests.hours", "standing": "held"}, {"expire"}),
+            ({"handler": "mailapp.handlers.log", "standing": "all"}, set()),
+            ({"standing": "all"}, {"expire", "remind"}),
+        ],
+    )
+    def test_timers_are_found_by_person_and_by_handler(
+        self, admin_client, mailroom, query, functions
+    ):
+        words = shown(admin_client.get(listing("timer", **query)))
+
+        assert set(re.findall(r"(\w+) after", words)) == functions
 
     def test_deliveries_are_filtered_by_queue_and_status(self, admin_client, mailroom):
         html = text(admin_client.get(listing("delivery", queue="incoming", status="deferred")))
@@ -472,7 +509,7 @@ class TestLists:
     def test_a_handler_is_looked_for_no_further_than_the_cap(
         self, admin_client, mailroom, monkeypatch
     ):
-        monkeypatch.setattr("mailapp.admin.counting.CAP", 3)  # the hostile mail and its answers
+        monkeypatch.setattr("mailapp.admin.filters.CAP", 3)  # the hostile mail and its answers
 
         older = text(admin_client.get(listing("delivery", handler="tests.hours")))
         by_person = text(
