@@ -35,6 +35,7 @@ class MessageAdmin(MailAdmin):
     list_display = ["title", "sent_by", "sent_to", "came_by", "octets", "stored"]
     list_display_links = ["title"]
     search_fields = ["message_id"]
+    found = "whole addresses and Message-IDs"
     search_help_text = (
         "A whole Message-ID with its angle brackets, or the whole address of a recipient "
         "or of the person who wrote."

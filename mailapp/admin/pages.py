@@ -29,6 +29,7 @@ class MailAdmin(admin.ModelAdmin):
     sortable_by = ()
     list_per_page = 50
     list_max_show_all = 0
+    found = "whole addresses"  #: what a search may be for, told when it finds nothing
 
     class Media:
         css = {"all": ["mailapp/admin.css"]}

@@ -422,6 +422,23 @@ class TestLists:
         assert "1 conversation" in html
         assert page(mailroom.conversation) in html
 
+    @pytest.mark.parametrize(
+        ("model", "found"),
+        [
+            ("delivery", "whole addresses"),
+            ("message", "whole addresses and Message-IDs"),
+            ("conversation", "whole addresses"),
+            ("timer", "whole addresses"),
+            ("suppression", "whole addresses"),
+        ],
+    )
+    def test_a_search_that_finds_nothing_says_what_is_found(self, admin_client, model, found):
+        empty = shown(admin_client.get(listing(model)))
+        searched = shown(admin_client.get(listing(model, q="reader")))
+
+        assert "are found." not in empty
+        assert f"here. Only {found} are found." in searched
+
     def test_conversations_are_listed_with_their_handler_and_their_key(
         self, admin_client, mailroom
     ):
