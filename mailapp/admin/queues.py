@@ -28,6 +28,7 @@ def _count_of(status: Status) -> Callable[[Any], SafeString]:
         number = capped(getattr(row, status.value))
         return display.list_link(Delivery, number, queue=row.name, status=status.value)
 
+    count.__name__ = status.value  # which names the cell for the stylesheet
     return count
 
 
