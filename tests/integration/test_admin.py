@@ -364,7 +364,6 @@ class TestLists:
             ("delivery", "queue=incoming"),
             ("delivery", "status=failed"),
             ("delivery", "queue=incoming&status=queued"),
-            ("delivery", "handler=tests.hours"),
             ("delivery", "handler=tests.hours&queue=undeliverable&status=held"),
             ("delivery", "handler=tests.hours&q=a@b.test"),
             ("delivery", "q=a@b.test"),
@@ -390,6 +389,14 @@ class TestLists:
         plans = "\n".join(map(self.explain, queries(path)))
 
         assert not re.search(rf"(Seq Scan on|SCAN) mailapp_{model}(?! USING)", plans)
+
+    @pytest.mark.parametrize("model", ["delivery", "timer"])
+    def test_a_handler_is_looked_for_in_a_range_of_ids(self, queries, mailroom, model):
+        asked = queries(listing(model, handler="tests.hours"))
+
+        filtered = [sql for sql in asked if '"mailapp_handler"."module" = ' in sql]
+        assert filtered
+        assert all(f'"mailapp_{model}"."id" >= ' in sql for sql in filtered)
 
     @staticmethod
     def explain(sql: str) -> str:
