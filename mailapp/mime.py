@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import quotequail
 
+from mailapp import hypertext
+
 _HEAD_LIMIT = 65536
 _FIELD = re.compile(rb"\n(subject|from|message-id):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -249,6 +251,15 @@ def text_of(message: email.message.Message, subtype: str = "plain") -> str:
         if part.get_content_type() == f"text/{subtype}" and not is_attached(part):
             return text_in(part)
     return ""
+
+
+def body_of(message: email.message.Message) -> str:
+    """Return the text to read: the plain one, or what the HTML says where that is blank.
+
+    Never raises.
+    """
+    text = text_of(message)
+    return text if text.strip() else hypertext.text_of(text_of(message, "html")) or text
 
 
 def attachments(message: email.message.Message) -> list[Attachment]:

@@ -105,8 +105,8 @@ class MailRequest:
         return mime.authors(self._head)
 
     def body(self) -> str:
-        """The first plain text part; "" without one."""
-        return mime.text_of(self.parsed)
+        """The first plain text part, or the text of the HTML part where that is blank, or ""."""
+        return mime.body_of(self.parsed)
 
     def html(self) -> str:
         """The first HTML part, as it came; "" without one."""

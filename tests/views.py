@@ -20,7 +20,10 @@ def read_all(raw: bytes) -> None:
         text = mime.text_of(parsed, subtype)
         assert "\0" not in text
         text.encode()
-    mime.reply_text(mime.text_of(parsed))
+    body = mime.body_of(parsed)
+    assert "\0" not in body
+    body.encode()
+    mime.reply_text(body)
     for attachment in mime.attachments(parsed):
         assert is_clean(attachment.filename)
         assert isinstance(attachment.content, bytes)

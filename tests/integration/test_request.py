@@ -99,6 +99,18 @@ def test_content_is_read_when_it_is_asked_for(request_for):
     assert request.raw == head + b"\r\n\r\n" + body
 
 
+def test_answer_in_html_alone_is_read(request_for):
+    request = request_for(
+        b"Content-Type: text/html; charset=utf-8",
+        b"<div>It does.</div><div class=gmail_quote><div>On Mon, A wrote:<br></div>"
+        b"<blockquote>Does it start?</blockquote></div>",
+    )
+
+    assert request.reply_text() == "It does."
+    assert request.body() == "It does.\n\n> On Mon, A wrote:\n>\n> Does it start?\n"
+    assert request.html().startswith("<div>It does.</div>")
+
+
 @pytest.mark.parametrize(
     ("sender", "head", "is_bounce"),
     [

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailapp import mime
-from tests.corpus import messages, needs_corpus
+from tests.corpus import FOLDER, messages, needs_corpus
 from tests.project import ROOT
 from tests.views import read_all
 from tests.waiting import DEADLINE
@@ -153,6 +153,15 @@ def test_any_charset_gives_text(data, charset):
         b"A: b\r\n\r\n" + b"On a\r\n" * 500_000,
         b"A: b\r\n\r\n" + b"-- \r\n" * 500_000,
         b"A: b\r\n\r\n" + b"ab\r\n" * 6_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<a" * 10_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<p>a</p>" * 3_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<blockquote>" * 2_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<blockquote>" * 200_000 + b"a<br>" * 200_000,
+        b"Content-Type: text/html\r\n\r\n<div " + b"class='a" * 3_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<div class " * 2_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"<!--" * 6_000_000,
+        b"Content-Type: text/html\r\n\r\n" + b"&#9" * 6_000_000,
+        b"Content-Type: text/html\r\n\r\n<pre>" + b"a\r\n" * 6_000_000,
         b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: message/rfc822"
         b"\r\n\r\nTo: " + b"a@b, " * 100_000 + b"\r\n\r\nx\r\n--b--\r\n",
     ],
@@ -360,6 +369,43 @@ def test_text_parts_and_attachments_are_told_apart():
     assert (image.content_type, image.content) == ("image/png", b"\x89PNG")
     assert forwarded.content_type == "message/rfc822"
     assert b"Subject: Inner\n" in forwarded.content
+
+
+def test_body_is_the_text_of_html_where_there_is_no_plain_one():
+    mail = EmailMessage()
+    mail.set_content(" \r\n")
+    mail.add_alternative("<p>html</p>", subtype="html")
+
+    assert mime.body_of(mime.parse(mail.as_bytes())) == "html\n"
+
+
+@pytest.mark.parametrize("html", ["", "<img src='cid:1'>"])
+def test_body_is_the_plain_text_as_it_is_where_html_says_nothing(html):
+    mail = EmailMessage()
+    mail.set_content(" \n")
+    mail.add_alternative(html, subtype="html")
+
+    assert mime.body_of(mime.parse(mail.as_bytes())) == " \n"
+
+
+ONLY_HTML = [
+    ("enmime/mail/non-mime-html-charset-header-only.raw", "Test Müller"),
+    ("enmime/parts/multimixed-no-closing-boundary.raw", "Hello,"),
+    ("stalwart-mail-parser/eml/thirdparty/016.eml", "Search for höhö"),
+    ("stalwart-mail-parser/eml/legacy/002.eml", "Die Hasen und die Frösche\n\nDie Hasen klagten"),
+    ("mikel-mail/error_emails/content_transfer_encoding_text-html.eml", "Hello,\n\nYou have "),
+    ("mikel-mail/error_emails/content_transfer_encoding_with_8bits.eml", "December 04, 2001\n\n"),
+]
+
+
+@needs_corpus
+@pytest.mark.parametrize(("name", "begin"), ONLY_HTML)
+def test_mail_of_the_corpus_that_has_html_alone_is_read_as_text(name, begin):
+    parsed = mime.parse((FOLDER / name).read_bytes())
+
+    assert mime.text_of(parsed).strip() == ""
+    assert mime.reply_text(mime.body_of(parsed)).startswith(begin)
+    assert "<" not in mime.body_of(parsed)
 
 
 def test_mail_that_is_nested_too_deep_is_one_part():
