@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
+
+from mailapp import systemd
 
 
 class Running(NamedTuple):
@@ -49,3 +54,27 @@ def environment(**more: str) -> dict[str, str]:
     Python finds the project there as this process does, wherever that was started from.
     """
     return {**os.environ, **more, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@contextlib.contextmanager
+def supervised(fd: int | None) -> Iterator[Callable[[str], None]]:
+    """In a child: give the function that says "ready", and end when the supervisor is gone."""
+    if fd is None:
+        yield lambda said: systemd.tell("READY=1")
+        return
+    ended = threading.Event()
+    with socket.socket(fileno=fd) as line:
+        threading.Thread(target=_end_with, args=(line, ended), daemon=True).start()
+        try:
+            yield lambda said: line.sendall(said.encode() + b"\n")
+        finally:
+            ended.set()
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def _end_with(line: socket.socket, ended: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        line.recv(1)
+    if not ended.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)

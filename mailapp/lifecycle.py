@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from django.db import DatabaseError, close_old_connections, connection
 
@@ -77,18 +78,21 @@ def beating(life: Life) -> Iterator[None]:
             life.process.stop()
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(life: Life) -> Iterator[None]:
+def _stopped_by_signals(life: Life) -> AbstractContextManager[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, life.stop) for number in signals}
+        return contextlib.nullcontext()
+    return on_signals(life.stop)
+
+
+@contextlib.contextmanager
+def on_signals(handler: Callable[..., None]) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call `handler` within the body; in the main thread alone."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _beat(life: Life, ended: threading.Event) -> None:

@@ -1,22 +1,18 @@
 """Starts receiver, workers, relay and the rest as child processes, and ends them together.
 
 A child says that it serves by a line on a socket it inherits; the end of that socket tells
-it that the supervisor is gone. A child that dies while serving is started again. While a worker is
-stuck in a handler, another stands in for it.
+it that the supervisor is gone. A child that dies while serving is started again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import selectors
-import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from django.db import Error, connection
@@ -25,50 +21,31 @@ from django.utils import timezone
 from mailapp import systemd
 from mailapp.children import Running
 from mailapp.conf import mail_settings
-from mailapp.containment import OUT_OF_TIME, ending, is_over, slow_seconds
+from mailapp.containment import OUT_OF_TIME, ending
 from mailapp.errors import DidNotStart
 from mailapp.inhand import InHand
-from mailapp.models import Delivery, Process
-from mailapp.wakeup import notify
+from mailapp.lifecycle import on_signals
+from mailapp.models import Process
+from mailapp.standins import StandIns, Watched, seconds_between_looks
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _RUN_HANDLERS = ("worker", "receiver", "web")
-_LOOKS = 3  # at each worker while a handler becomes slow
-_MOST_STAND_INS = 2  # for each worker: those who stand in may get stuck, too
-_STAND_IN_SECONDS = 60.0  # that a stand-in stays when nobody is stuck any more
 #: What a successor settles, before it says that they ended: what a receiver stored unheard, and
 #: what a relay sent.
 _SUCCEEDED = (Process.Kind.RECEIVER, Process.Kind.RELAY)
 
 
 @dataclass
-class Child:
+class Child(Watched):
     """One part of `runmail`, or one worker of `runworker`."""
 
     part: str
-    running: Running | None = None
     ready: str = ""  #: what it said when it was ready: its address or its queue
     pause: float = _FIRST_PAUSE  #: seconds until a restart
     start_at: float = 0  #: when to start it (monotonic)
     renewed: bool = False  #: it was asked to end so that it starts again
-    in_hand: InHand | None = None  #: of a worker
-    stands_in: bool = False  #: for a worker that is stuck; is not started again
-    tending: threading.Thread | None = None
-    overdue: bool = False  #: it was killed over its handler
-
-    @property
-    def is_stuck(self) -> bool:
-        """True of a worker whose handler takes so long that nobody is to wait for it."""
-        if self.running is None or self.in_hand is None:
-            return False
-        return self.in_hand.seconds > slow_seconds()
-
-    @property
-    def was_in_handler(self) -> bool:
-        """True of a worker that ended while it ran a handler."""
-        return self.in_hand is not None and self.in_hand.since > 0
 
 
 @dataclass
@@ -83,7 +60,6 @@ class Supervisor:
     children: list[Child] = field(default_factory=list)
     announced: bool = False
     outdated: bool = False  #: `renew` was called
-    stuck_at: float = 0  #: when stand-ins were last needed (monotonic)
 
     def run(self) -> None:
         """Start all parts, in order; return when all have ended after SIGTERM or SIGINT.
@@ -93,13 +69,15 @@ class Supervisor:
         self.wake, self.waker = socket.socketpair()
         self.stopping = False
         self.children = [Child(part) for part in self.parts]
+        self.stand_ins = StandIns(self._add_stand_in, workers=self.parts.count(self.worker))
         with on_signals(self._ask_to_stop), selectors.DefaultSelector() as self.selector:
             self.selector.register(self.wake, selectors.EVENT_READ)
             try:
                 while not self.stopping:
                     self._start_what_should_run()
                     self._listen()
-                    self._stand_in()
+                    if self.announced:
+                        self.stand_ins.look_after(self.children)
                     if self.outdated:
                         self._renew_parts()
             finally:
@@ -149,7 +127,7 @@ class Supervisor:
         moments = [child.start_at for child in self.children if child.running is None]
         pauses = [max(moment - time.monotonic(), 0) for moment in moments]
         if self.announced and self.worker in self.parts:
-            pauses.append(slow_seconds() / _LOOKS)
+            pauses.append(seconds_between_looks())
         return min(pauses, default=None)
 
     def _listen(self) -> None:
@@ -188,26 +166,8 @@ class Supervisor:
         child.start_at = time.monotonic() + pause
         child.pause = min(child.pause * 2, _LONGEST_PAUSE)
 
-    # Those who stand in for workers that are stuck
-
-    def _stand_in(self) -> None:
-        """Have as many others work as workers are stuck, and those not for long who are not."""
-        if not self.announced:
-            return
-        stuck = [child for child in self.children if child.is_stuck]
-        for child in stuck:
-            _tend(child)
-            _end_in_time(child)
-        stand_ins = [child for child in self.children if child.stands_in]
-        most = _MOST_STAND_INS * self.parts.count(self.worker)
-        if len(stuck) >= len(stand_ins):
-            self.stuck_at = time.monotonic()
-        if len(stand_ins) < min(len(stuck), most):
-            logger.warning("A worker is stuck in a handler; another stands in for it")
-            self.children.append(Child(self.worker, stands_in=True))
-        elif stand_ins and time.monotonic() > self.stuck_at + _STAND_IN_SECONDS:
-            self.stuck_at = time.monotonic()
-            _ask_one_to_end(stand_ins)
+    def _add_stand_in(self) -> None:
+        self.children.append(Child(self.worker, stands_in=True))
 
     def _bury(self, child: Child) -> int:
         """Wait for a process that has ended or is about to, and free what it had claimed."""
@@ -260,83 +220,3 @@ def _mark_stopped(pid: int, how: str) -> None:
         logger.warning("Its claims are free only when its heartbeat is old: %s", error)
     finally:
         connection.close()  # until the next time it may be cut
-
-
-def _ask_one_to_end(stand_ins: Sequence[Child]) -> None:
-    free = [child.running for child in stand_ins if child.running and not child.is_stuck]
-    if free:
-        free[0].process.terminate()
-
-
-def _tend(child: Child) -> None:
-    """Do for a worker that is stuck what it cannot do itself, beside all else.
-
-    SQLite may have us wait, if it is stuck in the middle of a transaction.
-    """
-    if child.running and child.in_hand and not (child.tending and child.tending.is_alive()):
-        what = (child.running.process.pid, child.in_hand)
-        child.tending = threading.Thread(target=act_for, args=what, daemon=True)
-        child.tending.start()
-
-
-def _end_in_time(child: Child) -> None:
-    """Kill a worker whose handler has taken the clock for itself and runs on."""
-    if child.running and child.in_hand and is_over(child.in_hand.seconds):
-        child.overdue = True
-        child.running.process.kill()
-
-
-def act_for(pid: int, in_hand: InHand) -> None:
-    """Say that a process lives, and give back what waits behind what it is stuck in.
-
-    Unless it has gone on meanwhile: then it has given that back itself, and may have it again.
-    """
-    since, behind = in_hand.since, in_hand.behind
-    it = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
-    try:
-        it.update(heartbeat_at=timezone.now())
-        waiting = list(Delivery.objects.claimed().filter(pk__in=behind, claimed_by__in=it))
-        if in_hand.since != since or in_hand.seconds <= slow_seconds():
-            return
-        Delivery.objects.give_back(waiting)
-        for queue in {delivery.queue_id for delivery in waiting}:
-            notify(queue)
-    except Error as error:
-        logger.warning("What waits behind a stuck handler goes on waiting: %s", error)
-    finally:
-        connection.close()
-
-
-@contextlib.contextmanager
-def on_signals(handler: Callable[..., None]) -> Iterator[None]:
-    """Have SIGTERM and SIGINT call `handler` within the body."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextlib.contextmanager
-def supervised(fd: int | None) -> Iterator[Callable[[str], None]]:
-    """In a child: give the function that says "ready", and end when the supervisor is gone."""
-    if fd is None:
-        yield lambda said: systemd.tell("READY=1")
-        return
-    ended = threading.Event()
-    with socket.socket(fileno=fd) as line:
-        threading.Thread(target=_end_with, args=(line, ended), daemon=True).start()
-        try:
-            yield lambda said: line.sendall(said.encode() + b"\n")
-        finally:
-            ended.set()
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-
-def _end_with(line: socket.socket, ended: threading.Event) -> None:
-    with contextlib.suppress(OSError):
-        line.recv(1)
-    if not ended.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -18,8 +18,8 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from mailapp.children import Running
 from mailapp.conf import mail_settings
+from mailapp.lifecycle import on_signals
 from mailapp.pidfile import PidFile, patience
-from mailapp.supervisor import on_signals
 
 ADVICE = "It runs in the background: manage.py mailstatus, restartmail, stopmail."
 _LOOK_SECONDS = 0.05

@@ -16,6 +16,7 @@ from django.core.management.base import CommandError
 
 from mailapp import containment, registry, worker
 from mailapp.addresses import whole
+from mailapp.children import supervised
 from mailapp.errors import BadAddress, DidNotStart
 from mailapp.lifecycle import living, release_dead
 from mailapp.maildir import Maildir
@@ -27,7 +28,7 @@ from mailapp.management.targets import is_name, queue_or_maildir
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Handler, Process, Queue
 from mailapp.pickup import Pickup, watching
-from mailapp.supervisor import Supervisor, supervised
+from mailapp.supervisor import Supervisor
 
 
 class Command(MailCommand):

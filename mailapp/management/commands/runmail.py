@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from mailapp import autoreload, containment
+from mailapp.children import supervised
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart
 from mailapp.management import background
@@ -20,7 +21,7 @@ from mailapp.management.banner import banner
 from mailapp.management.command import MailCommand
 from mailapp.management.starting import keep_no_queries, prepare
 from mailapp.pidfile import PidFile
-from mailapp.supervisor import Supervisor, supervised
+from mailapp.supervisor import Supervisor
 
 #: The module of each part, which only the process that runs it imports, so that all start quickly.
 _PARTS = {

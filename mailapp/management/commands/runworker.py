@@ -11,6 +11,7 @@ from django.core.management.base import CommandError
 from django.db import connection
 
 from mailapp import containment, worker
+from mailapp.children import supervised
 from mailapp.conf import mail_settings
 from mailapp.errors import DidNotStart
 from mailapp.management import background
@@ -20,7 +21,7 @@ from mailapp.management.numbers import positive
 from mailapp.management.starting import keep_no_queries, prepare
 from mailapp.management.targets import expect_handlers_work
 from mailapp.models import INCOMING
-from mailapp.supervisor import Supervisor, supervised
+from mailapp.supervisor import Supervisor
 
 
 class Command(MailCommand):
