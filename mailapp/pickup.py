@@ -30,7 +30,7 @@ from mailapp.mailboxes import as_received
 from mailapp.maildir import Maildir, open_plain, read_recipients, read_sender
 from mailapp.mime import visible
 from mailapp.models import INCOMING, Message, NewMail, Unheard
-from mailapp.receiver.destination import Recipients
+from mailapp.receiver.recipients import Recipients
 from mailapp.registry import current_router
 from mailapp.routing import Router
 from mailapp.storage import sync_folder

@@ -13,7 +13,7 @@ from mailapp.dispatch import Conversations, Plan
 from mailapp.errors import KeyUnknown, NotHandled
 from mailapp.models import INCOMING, Conversation, Delivery, Handler, Message, RawMessage
 from mailapp.receiver import replies
-from mailapp.receiver.destination import Recipients
+from mailapp.receiver.recipients import Recipients
 from mailapp.request import MailRequest
 from mailapp.routing import HandlerModule, Match, Route, Router, State
 

@@ -7,56 +7,25 @@ import contextlib
 import io
 import logging
 import secrets
-import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import BinaryIO
 
 from django.core.files.storage import storages
 from django.db import connection
 
-from mailapp.addresses import fold, split
 from mailapp.children import Running
 from mailapp.conf import MailSettings
 from mailapp.models import NewMail
 from mailapp.models.message import keep_large
-from mailapp.registry import current_router
-from mailapp.routing import Router
 
 from . import replies
 from .commits import Commits, Hired, NotStored
 from .health import Health, places_of_mail
-from .line import StorersLine
 from .listener import Kept
-from .storer import Result, Work, serve
+from .recipients import Recipients, newest_router
 
 logger = logging.getLogger(__name__)
-
-
-class Recipients:
-    """Which recipients some enabled handler takes, by the router of the last refresh."""
-
-    def __init__(self, newest_router: Callable[[], Router]) -> None:
-        self._newest_router = newest_router
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Take the newest router. A query; not in the event loop."""
-        self._router = self._newest_router()
-
-    def asks(self, recipient: str) -> bool:
-        """Say whether `refusal` has to ask a handler, which may query the database."""
-        return self._router.asks(recipient)
-
-    def refusal(self, recipient: str) -> bytes | None:
-        """The reply that refuses a recipient; None when its mail is wanted."""
-        local, domain = split(recipient)
-        if domain not in self._router.hosts:
-            return replies.RELAY_DENIED
-        if fold(local) == "postmaster" or self._router.accepts(recipient):
-            return None
-        return replies.NO_SUCH_RECIPIENT
 
 
 class HandlersDestination:
@@ -158,7 +127,7 @@ async def handlers_destination(
         ThreadPoolExecutor(1, thread_name_prefix="health") as thread,
         ThreadPoolExecutor(1, thread_name_prefix="recipients") as asking,
     ):
-        recipients = await loop.run_in_executor(thread, Recipients, _newest_router)
+        recipients = await loop.run_in_executor(thread, Recipients, newest_router)
         health = Health(places_of_mail(settings), recipients.refresh, thread)
         look_after = asyncio.create_task(health.look_after())
         try:
@@ -177,25 +146,5 @@ def hire_process() -> Hired:
     return Hired(running.line, running.process.wait, running.process.kill)
 
 
-def hire_thread(storer: Callable[[Work], Sequence[Result]] | None = None) -> Hired:
-    """Start a storer in a thread of this process, for tests; by default the usual one."""
-    ours, theirs = socket.socketpair()
-
-    def work() -> None:
-        with theirs:
-            serve(StorersLine(theirs), storer)
-
-    thread = threading.Thread(target=work, name="storer", daemon=True)
-    thread.start()
-    return Hired(ours, thread.join, lambda: None)
-
-
 def _close_connection() -> None:
     connection.close()  # looked up here, since each thread has its own
-
-
-def _newest_router() -> Router:
-    try:
-        return current_router(max_age=0)
-    finally:
-        connection.close_if_unusable_or_obsolete()

@@ -30,7 +30,7 @@ from mailapp.models import (
     Timer,
 )
 from mailapp.receiver import replies
-from mailapp.receiver.destination import Recipients
+from mailapp.receiver.recipients import Recipients
 from mailapp.registry import current_router
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -24,10 +26,12 @@ from mailapp.endpoints import Endpoint
 from mailapp.lifecycle import Life, living
 from mailapp.models import OUTGOING, Delivery, NewMail, Process, Status
 from mailapp.receiver import replies
-from mailapp.receiver.destination import hire_thread
+from mailapp.receiver.commits import Hired
 from mailapp.receiver.limits import watched_sessions
+from mailapp.receiver.line import StorersLine
 from mailapp.receiver.listener import Kept, Listener, OpenToAll, whole_content
 from mailapp.receiver.server import event_loop, listening, receive
+from mailapp.receiver.storer import Result, Work, serve
 from mailapp.relay.work import Relay
 from mailapp.wakeup import listen
 
@@ -154,6 +158,19 @@ def relay(ready: Future[Life]) -> None:
             Relay(life, bell).work()
     finally:
         connection.close()
+
+
+def hire_thread(storer: Callable[[Work], Sequence[Result]] | None = None) -> Hired:
+    """Start a storer in a thread of this process; by default the usual one."""
+    ours, theirs = socket.socketpair()
+
+    def work() -> None:
+        with theirs:
+            serve(StorersLine(theirs), storer)
+
+    thread = threading.Thread(target=work, name="storer", daemon=True)
+    thread.start()
+    return Hired(ours, thread.join, lambda: None)
 
 
 class Servers(NamedTuple):

@@ -16,10 +16,10 @@ from mailapp.conf import MailSettings
 from mailapp.endpoints import Endpoint
 from mailapp.models import NewMail
 from mailapp.receiver import replies
-from mailapp.receiver.destination import Recipients
 from mailapp.receiver.limits import watched_sessions
 from mailapp.receiver.listener import Destination, Kept, Listener, whole_content
 from mailapp.receiver.protocol import Dialogue
+from mailapp.receiver.recipients import Recipients
 from mailapp.receiver.server import event_loop, listening
 from mailapp.routing import Router, read_module
 from tests.integration import receiving_handlers

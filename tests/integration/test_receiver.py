@@ -26,7 +26,7 @@ from mailapp import registry
 from mailapp.conf import mail_settings
 from mailapp.models import Delivery, Handler, Message, NewMail, Process, Unheard
 from mailapp.receiver.commits import Commits, Hired, NotStored
-from mailapp.receiver.destination import handlers_destination, hire_thread
+from mailapp.receiver.destination import handlers_destination
 from mailapp.receiver.line import StorersLine, packed
 from mailapp.receiver.retries import Retries, held_by_storer
 from mailapp.receiver.storer import (
@@ -38,6 +38,7 @@ from mailapp.receiver.storer import (
     store_group,
     store_new,
 )
+from mailapp.testing.smtp import hire_thread
 from tests.integration import receiving_handlers
 from tests.integration.receiving import (
     HOSTS,

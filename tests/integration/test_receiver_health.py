@@ -15,9 +15,11 @@ from django.db import OperationalError
 
 from mailapp.receiver import replies
 from mailapp.receiver.commits import Commits, Hired
-from mailapp.receiver.destination import HandlersDestination, Recipients, hire_thread
+from mailapp.receiver.destination import HandlersDestination
 from mailapp.receiver.health import Health
+from mailapp.receiver.recipients import Recipients
 from mailapp.routing import Router, accepts, read_module
+from mailapp.testing.smtp import hire_thread
 from tests.integration import receiving_handlers
 from tests.integration.receiving import (
     HOSTS,
