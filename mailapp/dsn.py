@@ -1,4 +1,4 @@
-"""Delivery status notifications (RFC 3464): those we send, and what others say of our mail."""
+"""Delivery status notifications (RFC 3464) that we send. Those that we get: `returns`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from django.utils import timezone
 from mailapp import automatic, bounces, mime, outbox
 from mailapp.addresses import fold
 from mailapp.conf import mail_settings
-from mailapp.errors import BadAddress, DeliveryInHand, KeyUnusable
-from mailapp.models import OUTGOING, Delivery, Duty, Message
+from mailapp.errors import BadAddress, KeyUnusable
+from mailapp.models import Duty, Message
 
 logger = logging.getLogger(__name__)
 
@@ -228,39 +228,3 @@ def _typed_address(address: str) -> str:
 
 def _short(reply: str) -> str:
     return mime.one_line(reply)[:300]
-
-
-def record(bounce: bounces.Bounce) -> list[Delivery]:
-    """Write what a bounce says on the deliveries it speaks of, and return them.
-
-    They are found by recipient and by the Message-ID of the mail that bounced. What was
-    sent becomes failed; of a delay only the reply is noted. Raise DeliveryInHand for one that
-    the relay has not settled yet.
-    """
-    return [
-        delivery
-        for report in bounce.reports
-        for delivery in _deliveries(bounce.message_id, report.recipient)
-        if note(delivery, report)
-    ]
-
-
-def _deliveries(message_id: str, recipient: str) -> Iterable[Delivery]:
-    if not message_id:
-        return []
-    return Delivery.objects.filter(
-        queue=OUTGOING,
-        message__protocol="",
-        message__message_id=message_id[:255],
-        recipient__iexact=recipient,
-    )
-
-
-def note(delivery: Delivery, report: bounces.Report) -> bool:
-    """Write what a report says on a delivery that was sent; say whether it was."""
-    row = Delivery.objects.filter(pk=delivery.pk)
-    if delivery.status == Delivery.Status.CLAIMED:
-        raise DeliveryInHand(str(delivery))
-    if report.temporary:
-        return bool(row.filter(status=Delivery.Status.DONE).update(reply=report.reply))
-    return bool(row.mark_bounced(report.reply))

@@ -1,8 +1,11 @@
-"""What comes back to a return path that we made: it names the delivery, or who wrote to us."""
+"""What comes back of mail that we sent: whose it was is in its return path, or in the bounce."""
 
 from __future__ import annotations
 
-from mailapp import bounces, dsn, returnpath
+from collections.abc import Iterable
+
+from mailapp import bounces, returnpath
+from mailapp.errors import DeliveryInHand
 from mailapp.models import OUTGOING, Delivery, Suppression
 from mailapp.request import MailRequest
 
@@ -24,7 +27,7 @@ def take(mail: MailRequest) -> str:
         return "Dropped: it is no bounce"
     key = returnpath.delivery_of(mail.recipient)
     if key is not None:
-        return _note(key, mail)
+        return _take_for(key, mail)
     sender = returnpath.sender_of(mail.recipient)
     if not sender or mail.sender:
         return "Dropped: it is no bounce of a mail that we forwarded of late"
@@ -32,12 +35,12 @@ def take(mail: MailRequest) -> str:
     return f"Sent on to {sender}"
 
 
-def _note(key: int, mail: MailRequest) -> str:
+def _take_for(key: int, mail: MailRequest) -> str:
     delivery = Delivery.objects.filter(pk=key, queue=OUTGOING).first()
     if delivery is None:
         return f"Delivery {key} is kept no longer"
     report = _report(mail)
-    if report is None or not dsn.note(delivery, report):
+    if report is None or not _note(delivery, report):
         return f"Nothing new of delivery {key}"
     if not report.temporary:
         Suppression.objects.note_failures({delivery: report.reply})
@@ -53,3 +56,39 @@ def _report(mail: MailRequest) -> bounces.Report | None:
     if mail.bounce:
         return min(mail.bounce.reports, key=lambda report: report.temporary)
     return None if bounces.says_delivered(mail.parsed) else _UNREADABLE
+
+
+def record(bounce: bounces.Bounce) -> list[Delivery]:
+    """Write what a bounce says on the deliveries it speaks of, and return them.
+
+    They are found by recipient and by the Message-ID of the mail that bounced. What was
+    sent becomes failed; of a delay only the reply is noted. Raise DeliveryInHand for one that
+    the relay has not settled yet.
+    """
+    return [
+        delivery
+        for report in bounce.reports
+        for delivery in _deliveries(bounce.message_id, report.recipient)
+        if _note(delivery, report)
+    ]
+
+
+def _deliveries(message_id: str, recipient: str) -> Iterable[Delivery]:
+    if not message_id:
+        return []
+    return Delivery.objects.filter(
+        queue=OUTGOING,
+        message__protocol="",
+        message__message_id=message_id[:255],
+        recipient__iexact=recipient,
+    )
+
+
+def _note(delivery: Delivery, report: bounces.Report) -> bool:
+    """Write what a report says on a delivery that was sent; say whether it was."""
+    row = Delivery.objects.filter(pk=delivery.pk)
+    if delivery.status == Delivery.Status.CLAIMED:
+        raise DeliveryInHand(str(delivery))
+    if report.temporary:
+        return bool(row.filter(status=Delivery.Status.DONE).update(reply=report.reply))
+    return bool(row.mark_bounced(report.reply))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mailapp import dsn, returnpath, returns
+from mailapp import returnpath, returns
 from mailapp.mime import visible
 from mailapp.request import MailRequest
 from mailapp.routing import accepts, bounces, route, stateless
@@ -29,5 +29,5 @@ def RETURNED(message: MailRequest, local: str, host: str) -> None:
 def BOUNCE(message: MailRequest, anything: str, host: str) -> None:
     if message.bounce is None or returnpath.delivery_of(message.recipient) is not None:
         return
-    for delivery in dsn.record(message.bounce):
+    for delivery in returns.record(message.bounce):
         logger.info("Delivery %d to %s came back", delivery.pk, visible(delivery.recipient))

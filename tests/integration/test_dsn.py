@@ -1,4 +1,4 @@
-"""Who is told of a failure, how often, and what a bounce does to our own deliveries."""
+"""Who is told of a failure, and how often."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from django.db.models import F
 from django.utils import timezone
 
 from mailapp import bounces, dsn
-from mailapp.errors import DeliveryInHand
-from mailapp.models import OUTGOING, Delivery, Duty, Message, Outcome, Process, Status
+from mailapp.models import OUTGOING, Delivery, Duty, Message, Status
 from tests import corpus
 
 pytestmark = pytest.mark.django_db
 
 FAILURES = [("you@example.com", "550 5.1.1 User unknown")]
 DELAYS = [("you@example.com", "450 4.2.0 Greylisted")]
-OUR_ID = "<news@example.com>"
-OURS = f"From: you@example.com\r\nMessage-ID: {OUR_ID}\r\n\r\nNews\r\n".encode()
 
 
 def test_sender_is_told_from_the_null_sender(message: Callable[..., Message]):
@@ -190,39 +187,6 @@ def test_sender_with_a_line_break_is_not_written_to(message: Callable[..., Messa
     assert reports() == 0
 
 
-@pytest.fixture
-def sent(delivery: Callable[..., Delivery]) -> Delivery:
-    """A delivery of ours that the relay has sent."""
-    made = delivery("Reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
-    Delivery.objects.filter(pk=made.pk).update(status=Status.DONE, due_at=None)
-    return made
-
-
-def bounce(recipient: str = "reader@client.test", *, temporary: bool = False) -> bounces.Bounce:
-    report = bounces.Report(
-        recipient=recipient,
-        temporary=temporary,
-        status="4.2.2" if temporary else "5.1.1",
-        diagnostic="mailbox full" if temporary else "550 5.1.1 User unknown",
-    )
-    return bounces.Bounce(reports=(report,), message_id=OUR_ID)
-
-
-def test_bounce_makes_the_delivery_failed(sent: Delivery):
-    recorded = dsn.record(bounce())
-
-    assert recorded == [sent]
-    sent.refresh_from_db()
-    assert (sent.status, sent.reply) == (Status.FAILED, "550 5.1.1 User unknown")
-
-
-def test_notice_of_a_delay_leaves_the_delivery_done(sent: Delivery):
-    dsn.record(bounce(temporary=True))
-
-    sent.refresh_from_db()
-    assert (sent.status, sent.reply) == (Status.DONE, "450 4.2.2 mailbox full")
-
-
 def test_nobody_is_told_of_what_was_discarded(message: Callable[..., Message]):
     discarded = message(sender="reader@client.test", queue=OUTGOING)
 
@@ -230,40 +194,3 @@ def test_nobody_is_told_of_what_was_discarded(message: Callable[..., Message]):
 
     assert Delivery.objects.get().status == Status.FAILED
     assert Message.objects.get() == discarded
-
-
-def test_nobody_is_told_of_what_came_back(sent: Delivery):
-    dsn.record(bounce())
-
-    assert Message.objects.get() == sent.message
-
-
-def test_bounce_of_another_recipient_changes_nothing(sent: Delivery):
-    assert dsn.record(bounce("other@client.test")) == []
-
-
-def test_bounce_that_names_no_mail_changes_nothing(delivery: Callable[..., Delivery]):
-    delivery("reader@client.test", raw=b"\r\n\r\n", queue=OUTGOING)
-
-    nameless = bounces.Bounce(reports=bounce().reports, message_id="")
-
-    assert dsn.record(nameless) == []
-
-
-def test_bounce_about_mail_that_only_came_in_changes_nothing(delivery: Callable[..., Delivery]):
-    delivery("reader@client.test", raw=OURS)
-
-    assert dsn.record(bounce()) == []
-
-
-def test_bounce_waits_for_a_delivery_that_the_relay_has_in_hand(
-    delivery: Callable[..., Delivery], process: Callable[..., Process]
-):
-    delivery("reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
-    [claimed] = Delivery.objects.claim(OUTGOING, process("relay", OUTGOING), 1)
-
-    with pytest.raises(DeliveryInHand):
-        dsn.record(bounce())
-
-    Delivery.objects.settle({claimed: Outcome(status=Status.DONE, reply="250 Ok")})
-    assert dsn.record(bounce()) == [claimed]

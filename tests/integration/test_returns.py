@@ -1,4 +1,4 @@
-"""Mail that comes back, to return paths that name the delivery or the sender, over real sockets."""
+"""Mail that comes back: to return paths of ours, over real sockets, or about a mail of ours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 from django.db import transaction
 
-from mailapp import dkim, dsn, outbox, returnpath
+from mailapp import bounces, dkim, dsn, outbox, returnpath, returns
+from mailapp.errors import DeliveryInHand
 from mailapp.handlers import bounce
-from mailapp.models import OUTGOING, Delivery, Message, Status, Suppression
+from mailapp.models import OUTGOING, Delivery, Message, Outcome, Process, Status, Suppression
 from mailapp.request import MailRequest
 from mailapp.routing import route, stateless
 from mailapp.testing.person import Person
@@ -18,6 +19,8 @@ from mailapp.testing.post import Refused
 from mailapp.testing.smtp import OverSmtp
 from tests.modules import make_module
 from tests.signatures import verdicts
+
+pytestmark = pytest.mark.django_db
 
 RAW = b"From: news@localhost\r\nMessage-ID: <1@localhost>\r\nSubject: News\r\n\r\nHello\r\n"
 UNKNOWN = "550 5.1.1 User unknown"
@@ -246,3 +249,80 @@ def test_sender_that_needs_no_rewriting_or_has_no_room_for_it_stays(writer, mail
     writer.send("desk@localhost", LETTER, sender=sender)
 
     assert mail.sent()[-1].sender == sender
+
+
+# What came back to another address, and names the mail by its Message-ID
+
+
+OUR_ID = "<news@example.com>"
+OURS = f"From: you@example.com\r\nMessage-ID: {OUR_ID}\r\n\r\nNews\r\n".encode()
+
+
+@pytest.fixture
+def sent(delivery: Callable[..., Delivery]) -> Delivery:
+    """A delivery of ours that the relay has sent."""
+    made = delivery("Reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
+    Delivery.objects.filter(pk=made.pk).update(status=Status.DONE, due_at=None)
+    return made
+
+
+def bounce_of(recipient: str = "reader@client.test", *, temporary: bool = False) -> bounces.Bounce:
+    said = bounces.Report(
+        recipient=recipient,
+        temporary=temporary,
+        status="4.2.2" if temporary else "5.1.1",
+        diagnostic="mailbox full" if temporary else "550 5.1.1 User unknown",
+    )
+    return bounces.Bounce(reports=(said,), message_id=OUR_ID)
+
+
+def test_bounce_makes_the_delivery_failed(sent: Delivery):
+    recorded = returns.record(bounce_of())
+
+    assert recorded == [sent]
+    sent.refresh_from_db()
+    assert (sent.status, sent.reply) == (Status.FAILED, "550 5.1.1 User unknown")
+
+
+def test_notice_of_a_delay_leaves_the_delivery_done(sent: Delivery):
+    returns.record(bounce_of(temporary=True))
+
+    sent.refresh_from_db()
+    assert (sent.status, sent.reply) == (Status.DONE, "450 4.2.2 mailbox full")
+
+
+def test_nobody_is_told_of_what_came_back(sent: Delivery):
+    returns.record(bounce_of())
+
+    assert Message.objects.get() == sent.message
+
+
+def test_bounce_of_another_recipient_changes_nothing(sent: Delivery):
+    assert returns.record(bounce_of("other@client.test")) == []
+
+
+def test_bounce_that_names_no_mail_changes_nothing(delivery: Callable[..., Delivery]):
+    delivery("reader@client.test", raw=b"\r\n\r\n", queue=OUTGOING)
+
+    nameless = bounces.Bounce(reports=bounce_of().reports, message_id="")
+
+    assert returns.record(nameless) == []
+
+
+def test_bounce_about_mail_that_only_came_in_changes_nothing(delivery: Callable[..., Delivery]):
+    delivery("reader@client.test", raw=OURS)
+
+    assert returns.record(bounce_of()) == []
+
+
+def test_bounce_waits_for_a_delivery_that_the_relay_has_in_hand(
+    delivery: Callable[..., Delivery], process: Callable[..., Process]
+):
+    delivery("reader@client.test", raw=OURS, queue=OUTGOING, protocol="")
+    [claimed] = Delivery.objects.claim(OUTGOING, process("relay", OUTGOING), 1)
+
+    with pytest.raises(DeliveryInHand):
+        returns.record(bounce_of())
+
+    Delivery.objects.settle({claimed: Outcome(status=Status.DONE, reply="250 Ok")})
+    assert returns.record(bounce_of()) == [claimed]
