@@ -56,8 +56,8 @@ def why_no_answer(message: email.message.Message) -> str:
     suppressed = mime.header(message, "X-Auto-Response-Suppress")
     if _SUPPRESSED.search(suppressed):
         return f"X-Auto-Response-Suppress: {suppressed}"
-    author = mime.mailbox(mime.raw_header(message, "From"))[1]
-    return f"From: {author}" if is_of_machine(author) else why_automatic(message)
+    machine = next(filter(is_of_machine, mime.authors(message)), "")
+    return f"From: {machine}" if machine else why_automatic(message)
 
 
 def is_of_machine(address: str) -> bool:

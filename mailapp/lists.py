@@ -113,12 +113,13 @@ class ListMail:
 
     def _rewrites(self, post: MailRequest) -> bool:
         if self.authors == Authors.PROTECTED:
-            return not any(post.authors) or any(_is_protected(author) for author in post.authors)
+            known = bool(post.authors) and all(map(domain_of, post.authors))
+            return not known or any(map(_is_protected, post.authors))
         return self.authors == Authors.EVERYBODY
 
     def _author(self, post: MailRequest) -> str:
-        name, address = mime.mailbox(mime.raw_header(post.parsed, "From"))
-        who = name or split(address)[0] or "Somebody"
+        boxes = mime.mailboxes(mime.raw_header(post.parsed, "From"))
+        who = next((name or split(address)[0] for name, address in boxes), "") or "Somebody"
         return composing.named(f"{who} via {self.title or self.address}", self.address)
 
 

@@ -96,12 +96,12 @@ class MailRequest:
 
     @property
     def author(self) -> str:
-        """The address of the From header (RFC 5598), which anybody can forge; "" without one."""
-        return mime.mailbox(mime.raw_header(self._head, "From"))[1]
+        """The address in From (RFC 5598), which anybody can forge; "" unless it is one alone."""
+        return self.authors[0] if len(self.authors) == 1 else ""
 
-    @property
+    @cached_property
     def authors(self) -> list[str]:
-        """The address of each mailbox in From, of which there should be one."""
+        """The address of each mailbox in From, of which there should be one; "" is unreadable."""
         return mime.authors(self._head)
 
     def body(self) -> str:

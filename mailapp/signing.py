@@ -58,7 +58,7 @@ def _are_related(one: str, other: str) -> bool:
 
 
 def _author_domain(raw: bytes) -> str:
-    return domain_of(mime.mailbox(mime.raw_header(mime.parse_head(raw), "From"))[1])
+    return domain_of(next(iter(mime.authors(mime.parse_head(raw))), ""))
 
 
 def _signatures(raw: bytes, domain: str, selectors: Mapping[str, str]) -> bytes:

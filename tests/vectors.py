@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(os.environ.get("MAIL_WIRE") or ROOT.parent / "shared" / "wire")
 
+IDENTITY = FOLDER / "identity.json"  #: fields that name several people, each with who is meant
+
 REASON = f"there is no {FOLDER}/vectors.json; MAIL_WIRE may name another folder"
 
 Vector = dict[str, Any]  #: README.md of that folder tells the keys

@@ -53,7 +53,8 @@ class Letter:
         return self._address("Reply-To") or self.author
 
     def _address(self, name: str) -> str:
-        return mime.mailbox(mime.raw_header(self.parsed, name))[1]
+        found = mime.mailboxes(mime.raw_header(self.parsed, name))
+        return next((address for _, address in found if address), "")
 
     def body(self) -> str:
         """The first plain text part; "" without one."""

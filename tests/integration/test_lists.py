@@ -163,6 +163,25 @@ def test_author_at_a_protected_domain_is_found_however_named(distributed, settin
     assert author.removeprefix("Us: ").startswith(fields(raw, "Reply-To")[0].partition("@")[0])
 
 
+@pytest.mark.parametrize(
+    "author",
+    ["zoe", "<@x.test:zoe@elsewhere.test>", "zoe@elsewhere.test, zoe", "zoe@-"],
+)
+def test_author_who_may_be_anybody_is_rewritten(distributed, author):
+    raw = distributed(f"From: {author}\r\n\r\n".encode(), authors=Authors.PROTECTED)
+
+    assert mime.authors(mime.parse_head(raw)) == ["news@localhost"]
+
+
+def test_post_of_several_authors_bears_the_name_of_the_first(distributed):
+    raw = distributed(
+        b"From: Zoe <zoe@client.test>, a@client.test\r\n\r\n", authors=Authors.EVERYBODY
+    )
+
+    assert fields(raw, "From") == ['"Zoe via The News" <news@localhost>']
+    assert fields(raw, "Reply-To") == ["zoe@client.test, a@client.test"]
+
+
 def test_author_who_hides_behind_a_long_header_is_rewritten(distributed):
     raw = distributed(b"X-Long: " + b"a" * 70_000 + b"\r\n" + POST, authors=Authors.PROTECTED)
 

@@ -75,6 +75,21 @@ def test_envelope_is_told_from_the_header(request_for):
     assert not request.identity.proven
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"From: a@client.test, b@client.test",
+        b"From: a@client.test\r\nFrom: b@client.test",
+        b"From: Us: a@client.test;",
+        b"From: a@client.test)b@client.test",
+        b"From: a@client.test\r\nno field\r\nFrom: b@client.test",
+        b"Sender: a@client.test",
+    ],
+)
+def test_mail_without_one_author_beyond_doubt_has_none(request_for, head):
+    assert request_for(head).author == ""
+
+
 def test_null_sender_is_nobody(request_for):
     assert request_for(sender="").identity is None
 

@@ -28,3 +28,9 @@ from mailapp import automatic, mime
 )
 def test_mail_of_machines_is_known(head, by_machine):
     assert automatic.is_automatic(mime.parse(head + b"\r\n\r\n")) is by_machine
+
+
+def test_machine_among_several_authors_gets_no_answer():
+    message = mime.parse(b"From: reader@client.test, no-reply@client.test\r\n\r\n")
+
+    assert automatic.why_no_answer(message) == "From: no-reply@client.test"
