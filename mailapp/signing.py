@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -48,9 +49,20 @@ def _is_ours(stored: bytes) -> bool:
 
 
 def _is_of_others(stored: bytes, domain: str) -> bool:
-    """Say whether nobody wrote it whose domain DMARC could take for this one (RFC 7489 3.1)."""
+    """Say whether nobody wrote it whose domain DMARC could take for this one (RFC 7489 3.1).
+
+    Not of a mail in whose head other programs may find another author.
+    """
+    if len(_LIKE_FROM.findall(mime.head(stored))) > 1:
+        return False
     theirs = [domain_of(author) for author in mime.authors(mime.parse_head(stored))]
     return bool(theirs) and all(each and not _are_related(each, domain) for each in theirs)
+
+
+# An indented one has an address, or is in the list of fields of another signature.
+_LIKE_FROM = re.compile(
+    rb"(?:^|[\r\n])\0*+(?:from[\0\s]*+:|[\0 \t]++from[\0\s]*+:[^\r\n@]*+@)", re.IGNORECASE
+)
 
 
 def _are_related(one: str, other: str) -> bool:

@@ -181,6 +181,13 @@ def test_link_to_leave_a_list_by_is_signed_in_each_copy(sign_with, copy_of, post
         b"other@client.test, you@example.com",
         b"other@client.test\r\nFrom: you@example.com",
         b"nobody",
+        b"other@client.test (unclosed",
+        b"other@client.test\r\nFrom : you@example.com",
+        b"other@client.test\r\n From: you@example.com",
+        b"other@client.test\r\nX-Name: x\r\n From: you@example.com",
+        b"other@client.test\r\nFrom\r\n : you@example.com",
+        b"other@client.test\r\nno field\r\nFrom: you@example.com",
+        b"other@client.test\rFrom: you@example.com",
     ],
 )
 def test_list_does_not_sign_for_an_author_whom_anybody_could_have_named(sign_with, copy_of, author):
@@ -189,6 +196,14 @@ def test_list_does_not_sign_for_an_author_whom_anybody_could_have_named(sign_wit
     copy = copy_of(OURS.replace(b"You <you@example.com>", author), Authors.NOBODY)
 
     assert b"DKIM-Signature" not in copy
+
+
+def test_list_signs_what_has_a_folded_signature_of_its_author(sign_with, copy_of):
+    sign_with(new=ED25519)
+
+    copy = copy_of(b"DKIM-Signature: v=1; h=To:\r\n From:Subject\r\n" + THEIRS, Authors.NOBODY)
+
+    assert copy.count(b"DKIM-Signature") == 2
 
 
 def test_copy_is_not_signed_without_a_key_of_the_list(sign_with, copy_of):
