@@ -476,11 +476,12 @@ def one_line(value: str) -> str:
     return " ".join(_UNPRINTABLE.sub(" ", value).split())
 
 
-# Controls, bidirectional overrides, invisible and tag characters, halves of surrogate pairs.
+# Controls, bidirectional overrides, invisible, blank and tag characters, halves of surrogate pairs.
 # The two joiners stay: Persian and emoji need them.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
 
 

@@ -528,6 +528,21 @@ def test_mail_that_is_nested_too_deep_is_one_part():
     assert part.content.startswith(b"--b0\r\n")
 
 
+# What is shown
+
+
+@pytest.mark.parametrize(
+    "char", [*"\x1b\xad\u034f\u115f\u1160\u17b4\u17b5\u180e\u202e\u2800\u3164\uffa0", "\U0001d173"]
+)
+def test_what_hides_text_is_written_out(char):
+    assert mime.visible(f"bo{char}ss") == f"bo[U+{ord(char):04X}]ss"
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "\U0001f469\u200d\U0001f4bb", "a\tb\n", "Grüße"])
+def test_what_is_text_stays(text):
+    assert mime.visible(text) == text
+
+
 # Replies
 
 
