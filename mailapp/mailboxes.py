@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from mailapp import mime
+from mailapp import charsets
 from mailapp.errors import MailError
 from mailapp.maildir import Maildir, file_name, open_plain
 from mailapp.storage import sync_folder
@@ -158,7 +158,7 @@ class _Mbox(_Single):
         content = written[line.end() :]
         if line[2]:  # with CRLF, the empty line between two mails is read as if it were the first's
             content = content.removesuffix(b"\r\n")
-        return Found(name, as_received(content), mime.to_text(line[1], None))
+        return Found(name, as_received(content), charsets.to_text(line[1], None))
 
 
 def _read(path: Path) -> Found | Broken:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mailapp import filelock, mime
+from mailapp import charsets, filelock
 from mailapp.addresses import whole
 from mailapp.storage import sync_folder
 
@@ -219,7 +219,7 @@ def _trace_fields(raw: bytes) -> Iterator[tuple[str, str]]:
     at = 0
     while found := _TRACE.match(raw, at):
         at = found.end()
-        yield found[1].decode().lower(), mime.to_text(found[2], None).strip()
+        yield found[1].decode().lower(), charsets.to_text(found[2], None).strip()
 
 
 def _address(written: str) -> str:

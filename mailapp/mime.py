@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import copy
 import email.message
 import email.parser
-import encodings.aliases
-import pkgutil
 import re
 from collections.abc import Iterator
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from email.policy import Compat32
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import quotequail
 
 from mailapp import hypertext
+from mailapp.charsets import to_text, with_words_decoded
 
 _HEAD_LIMIT = 65536
 _FIELD = re.compile(rb"\n(subject|from|message-id):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
@@ -59,69 +56,10 @@ def head(raw: bytes, limit: int = _HEAD_LIMIT) -> bytes:
     return section.removesuffix(b"\r") if empty[0] == b"\n\r\n" else section
 
 
-# Words as RFC 2047 has them, and with the spaces and the language of RFC 2231 that occur.
-_WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bq])\?([^?]*)\?=", re.IGNORECASE)
-_WORDS = re.compile(r"(?:=\?[^?\s]+\?[bq]\?[^?]*\?=\s*)+", re.IGNORECASE)
-
-
 def decoded(value: bytes | str) -> str:
     """Return a header's value as one line of text: RFC 2047 words decoded, controls removed."""
     text = to_text(value, None) if isinstance(value, bytes) else value
-    return one_line(_WORDS.sub(_decode_words, text) if "=?" in text else text)
-
-
-def _decode_words(found: re.Match[str]) -> str:
-    """Decode words that follow each other; a character may be parted between two of them."""
-    words = groupby(_WORD.findall(found[0]), key=lambda word: word[0])
-    text = "".join(
-        to_text(b"".join(_word_octets(*word[1:]) for word in alike), charset)
-        for charset, alike in words
-    )
-    return text + " " if found[0][-1].isspace() else text
-
-
-def _word_octets(encoding: str, text: str) -> bytes:
-    octets = text.encode("utf-8", "replace")
-    if encoding in "qQ":
-        return binascii.a2b_qp(octets, header=True)
-    digits = re.sub(rb"[^A-Za-z0-9+/]", b"", octets)
-    whole = digits[: -1 if len(digits) % 4 == 1 else None]
-    return binascii.a2b_base64(whole + b"==")
-
-
-# The others are no charsets, run for minutes (idna, punycode), or read escapes into the text.
-_CHARSETS = (
-    {module.name for module in pkgutil.iter_modules(encodings.__path__)}
-    | set(encodings.aliases.aliases)
-) - {"idna", "punycode", "raw_unicode_escape", "unicode_escape", "mbcs", "oem"}
-
-# What is meant by these names, as in every browser (https://encoding.spec.whatwg.org).
-_MEANT = {
-    "iso_8859_1": "cp1252",
-    "gb2312": "gb18030",
-    "shift_jis": "cp932",
-    "euc_kr": "cp949",
-    "ks_c_5601_1987": "cp949",
-}
-
-
-def to_text(data: bytes, charset: str | None) -> str:
-    """Decode with `charset` where it is known and fits, else UTF-8, else Windows-1252.
-
-    Never raises, and leaves no half of a surrogate pair.
-    """
-    if charset is None and data.isascii():
-        return data.decode("ascii")
-    name = encodings.normalize_encoding((charset or "utf_8").lower())
-    for known in (_MEANT.get(name, name), "utf_8"):
-        if known in _CHARSETS:  # Python remembers for ever each unknown name that it is asked for
-            try:
-                text = data.decode(known)
-                text.encode()
-            except (LookupError, ValueError):
-                continue
-            return text
-    return data.decode("cp1252", "replace")
+    return one_line(with_words_decoded(text) if "=?" in text else text)
 
 
 # A mail as a whole. compat32 takes what strangers send; policy.default raises on some of it
@@ -332,7 +270,8 @@ def text_in(part: email.message.Message) -> str:
         charset = part.get_content_charset()
     except Exception:  # of parameters that the library cannot read
         charset = None
-    return to_text(content(part), charset).replace("\r\n", "\n").replace("\0", "\ufffd")
+    text = to_text(content(part), charset).removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\0", "\ufffd")
 
 
 _LINES_LOOKED_AT = 500  #: quotequail takes time by the square of the lines, and of their length

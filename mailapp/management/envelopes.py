@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mailapp import mime
+from mailapp import charsets, mime
 from mailapp.conf import mail_settings
 from mailapp.errors import BadAddress
 from mailapp.mailboxes import Found
@@ -33,7 +33,7 @@ def _in_header(content: bytes, names: set[str]) -> Iterator[str]:
         if name.lower() in names:
             written = str(value).encode("utf-8", "surrogateescape")
             try:
-                yield from addresses_in(mime.one_line(mime.to_text(written, None)))
+                yield from addresses_in(mime.one_line(charsets.to_text(written, None)))
             except BadAddress:
                 continue
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from django.core.exceptions import ImproperlyConfigured
 
-from mailapp import composing, mime
+from mailapp import charsets, composing, mime
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.dialogue import DialogueFailed, Exit, Letter, Plan, Refused, Transcript, session
 from mailapp.endpoints import Endpoint
@@ -267,7 +267,7 @@ def _login() -> str:
 
 def _full_name(order: Order) -> str:
     if order.full_name:
-        return mime.one_line(mime.to_text(os.fsencode(order.full_name), None))
+        return mime.one_line(charsets.to_text(os.fsencode(order.full_name), None))
     try:
         return pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
     except KeyError:

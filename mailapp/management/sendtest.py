@@ -15,7 +15,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from mailapp import mime
+from mailapp import charsets, mime
 from mailapp.conf import mail_settings
 from mailapp.dialogue import Letter, Login, Plan, Protocol, Stage
 from mailapp.endpoints import Endpoint
@@ -167,9 +167,9 @@ def _body(text: str | None) -> str:
     if text is None:
         return _BODY
     if text == "-":
-        return mime.to_text(_read("--body", "-"), None)
+        return charsets.to_text(_read("--body", "-"), None)
     if text.startswith("@"):
-        return mime.to_text(_read("--body", text[1:]), None)
+        return charsets.to_text(_read("--body", text[1:]), None)
     return text
 
 
