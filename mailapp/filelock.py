@@ -19,7 +19,7 @@ def let_go(file: IO[bytes]) -> None:
     fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def is_free(file: IO[bytes]) -> bool:
+def hold_if_free(file: IO[bytes]) -> bool:
     """Lock a file as `hold` does, unless somebody else holds it; say whether it is ours now."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,9 +28,9 @@ def is_free(file: IO[bytes]) -> bool:
     return True
 
 
-def is_free_within(file: IO[bytes], seconds: float) -> bool:
-    """Wait at most so long for a file to be free; say whether it is ours now."""
+def hold_within(file: IO[bytes], seconds: float) -> bool:
+    """Lock a file as `hold` does, but wait at most so long; say whether it is ours now."""
     end = time.monotonic() + seconds
-    while not (free := is_free(file)) and time.monotonic() < end:
+    while not (ours := hold_if_free(file)) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
-    return free
+    return ours

@@ -26,7 +26,6 @@ from mailapp.storage import sync_folder
 
 _HALF_SECONDS = 36 * 3600  # after which who writes a mail has given up, says the format
 _ARRIVAL = re.compile(r"(\d+)\.(?:[^.:]*?M(\d+))?")
-_LOOK_SECONDS = 0.05
 _numbers = itertools.count(1)
 
 
@@ -112,8 +111,7 @@ class Maildir(mailbox.Maildir):
     def taken_alone(self) -> Iterator[None]:
         """Be the only process that takes mail away, of those that ask; wait until that is so."""
         with (self.path / "taking.lock").open("ab") as file:
-            while not filelock.is_free(file):
-                time.sleep(_LOOK_SECONDS)
+            filelock.hold(file)
             yield
 
 

@@ -69,7 +69,7 @@ class PidFile:
         """
         with self._take(command) as file, self._children.open("ab") as children:
             try:
-                if not filelock.is_free_within(children, patience()):
+                if not filelock.hold_within(children, patience()):
                     raise RunsAlready(f"what a killed {self.name} had started does not end")
                 yield children.fileno()
             finally:
@@ -113,7 +113,7 @@ class PidFile:
     def _take(self, command: Sequence[str]) -> IO[bytes]:
         with self._alone():
             file = self.path.open("a+b")
-            if not filelock.is_free(file):
+            if not filelock.hold_if_free(file):
                 file.close()
                 raise RunsAlready(
                     f"process {self._read()} holds {self.path}; manage.py stopmail ends it"
@@ -156,7 +156,7 @@ class PidFile:
 def _is_free(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return filelock.is_free(file)
+            return filelock.hold_if_free(file)
     except FileNotFoundError:
         return True
 

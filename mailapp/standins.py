@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -106,7 +105,7 @@ def act_for(pid: int, in_hand: InHand) -> None:
     Unless it has gone on meanwhile: then it has given that back itself, and may have it again.
     """
     since, behind = in_hand.since, in_hand.behind
-    it = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
+    it = Process.objects.unended_here().filter(pid=pid)
     try:
         it.update(heartbeat_at=timezone.now())
         waiting = list(Delivery.objects.claimed().filter(pk__in=behind, claimed_by__in=it))

@@ -212,7 +212,7 @@ def _mark_stopped(pid: int, how: str) -> None:
 
     Then its claims are free at once.
     """
-    ended = Process.objects.filter(host=socket.gethostname()[:255], pid=pid, stopped_at=None)
+    ended = Process.objects.unended_here().filter(pid=pid)
     try:
         ended.update(activity=how)
         ended.exclude(kind__in=_SUCCEEDED).update(stopped_at=timezone.now())

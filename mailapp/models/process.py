@@ -22,10 +22,14 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         """Processes that stopped, or fell silent for `DEAD_AFTER_SECONDS`."""
         return self.exclude(stopped_at=None, heartbeat_at__gte=oldest_heartbeat())
 
+    def unended_here(self) -> Self:
+        """Processes of this machine that have not said that they ended."""
+        return self.filter(host=_this_host(), stopped_at=None)
+
     def killed_here(self, kind: str) -> list[Process]:
         """Processes of this machine that ended without saying so."""
-        here = self.filter(kind=kind, host=socket.gethostname()[:255], stopped_at=None)
-        return [process for process in here if not _is_running(process.pid)]
+        unended = self.unended_here().filter(kind=kind)
+        return [process for process in unended if not _is_running(process.pid)]
 
     def start(self, kind: str, queue: str = "") -> Process:
         """Register this operating system process."""
@@ -37,6 +41,10 @@ class ProcessQuerySet(models.QuerySet["Process"]):
 def oldest_heartbeat() -> datetime:
     """A process whose heart beat last before that is dead."""
     return timezone.now() - timedelta(seconds=mail_settings().DEAD_AFTER_SECONDS)
+
+
+def _this_host() -> str:
+    return socket.gethostname()[:255]  # as much as its column holds
 
 
 def _is_running(pid: int) -> bool:
@@ -79,7 +87,7 @@ class Process(models.Model):
     @classmethod
     def here(cls, kind: str, queue: str = "") -> Process:
         """This operating system process, not yet registered."""
-        return cls(kind=kind, queue=queue, host=socket.gethostname()[:255], pid=os.getpid())
+        return cls(kind=kind, queue=queue, host=_this_host(), pid=os.getpid())
 
     @property
     def is_alive(self) -> bool:

@@ -116,7 +116,7 @@ def _wait_for_storer(receiver: int) -> None:
     """Return when the storer of a receiver that was killed has ended, too, unless it hangs."""
     path = _lock_path(receiver)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        filelock.is_free_within(file, mail_settings().COMMIT_SECONDS)
+        filelock.hold_within(file, mail_settings().COMMIT_SECONDS)
         _remove(path)
 
 

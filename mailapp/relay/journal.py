@@ -131,7 +131,7 @@ def _folder() -> Iterator[Path]:
 def _left(folder: Path) -> Iterator[tuple[Path, bytes]]:
     for path in folder.glob(f"*{_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            if filelock.is_free(file):
+            if filelock.hold_if_free(file):
                 yield path, file.read()
 
 

@@ -43,7 +43,7 @@ def _file(which: str, database: str = "") -> Path:
 
 def _is_free(which: str, database: str = "") -> bool:
     with _file(which, database).open("ab") as file:
-        return filelock.is_free(file)
+        return filelock.hold_if_free(file)
 
 
 def _wait_for_its_turn(another: ThreadPoolExecutor, do: Callable[[], None]) -> Future[None]:
