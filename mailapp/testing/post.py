@@ -174,6 +174,7 @@ class InProcess(Post):
     """
 
     def hand_in(self, sender: str, recipients: Sequence[str], raw: bytes) -> str:
+        sender = _sender(sender)
         known = Recipients(lambda: current_router(max_age=0))
         refusals = {recipient: _refusal(known, recipient) for recipient in recipients}
         accepted = [recipient for recipient, refusal in refusals.items() if not refusal]
@@ -196,6 +197,14 @@ class InProcess(Post):
 
 def _outgoing() -> QuerySet[Delivery]:
     return Delivery.objects.filter(queue=OUTGOING).exclude(status=Status.HELD).order_by("id")
+
+
+def _sender(address: str) -> str:
+    """Return a sender in the form in which the receiver stores it; raise Refused."""
+    try:
+        return take_path(f"<{address}>")[0]
+    except BadAddress:
+        raise Refused(replies.BAD_SENDER.decode()) from None
 
 
 def _refusal(known: Recipients, recipient: str) -> str:

@@ -158,6 +158,20 @@ def test_what_the_receiver_refuses_is_refused(reader, recipient, reply):
     assert not Message.objects.exists()
 
 
+@pytest.mark.parametrize("sender", ["a" * 65 + "@client.test", f"reader@{'a.' * 124}test", "a b@c"])
+def test_sender_that_the_receiver_would_refuse_is_refused(reader, sender):
+    with pytest.raises(Refused, match=re.escape("553 5.1.7")):
+        reader.say("desk@localhost", sender=sender)
+
+    assert not Message.objects.exists()
+
+
+def test_sender_is_stored_as_the_receiver_writes_it(reader):
+    reader.say("desk@localhost", sender="Reader@CLIENT.test")
+
+    assert Message.objects.filter(sender="Reader@client.test").exists()
+
+
 def test_one_of_two_recipients_may_be_refused(reader):
     reader.say(["desk@localhost", "desk@elsewhere.test"])
 
