@@ -241,6 +241,7 @@ class _Turn:
         self.outcomes: dict[Delivery, Outcome] = {}
         self.handlings: dict[Delivery, way.Handling] = {}  #: of those that a handler takes
         self.posted = Collected()
+        self.leaving: list[int] = []  #: deliveries that leave their lines with the commit
 
     def work(self, batch: Sequence[Delivery]) -> None:
         """Try deliveries in order until the time is up or one must run outside."""
@@ -291,7 +292,7 @@ class _Turn:
     def done(self, plan: dispatch.Plan, effects: dispatch.Effects, started_at: datetime) -> None:
         self.conversations.keep(effects)
         self.posted.add(effects.posted)
-        _leave_line(plan.request.delivery, plan)
+        self._leave_line(plan.request.delivery, plan)
         self.handlings[plan.request.delivery] = way.Handling(plan.handler.name, *effects.course)
         self.outcomes[plan.request.delivery] = Outcome(
             status=Status.DONE,
@@ -321,7 +322,7 @@ class _Turn:
         if plan:
             self.handlings[delivery] = way.Handling(plan.handler.name)
         if ending != Status.DEFERRED:
-            _leave_line(delivery, plan)
+            self._leave_line(delivery, plan)
         elif plan and plan.line:
             Place.objects.begin(delivery, plan.line)
         self.outcomes[delivery] = Outcome(
@@ -332,6 +333,17 @@ class _Turn:
             handler=plan.handler.row if plan else None,
             started_at=started_at,
         )
+
+    def _leave_line(self, delivery: Delivery, plan: dispatch.Plan | None) -> None:
+        """Let those go on who wait for a delivery, if it may have a place in a line.
+
+        It may have one from an earlier try, though what takes it now, if anything, asks for no
+        order. Then nobody has looked for one yet, and to do so before `lock` would be a fault.
+        """
+        if plan and plan.line and plan.line.pk:  # whose next mail may be in this batch
+            Place.objects.leave([delivery.pk])
+        elif delivery.reply or delivery.tries > 1:
+            self.leaving.append(delivery.pk)
 
     def _tell_sender(self, delivery: Delivery, reply: str) -> str:
         """Post a report; return the reply, with a note of why the sender is not told."""
@@ -360,6 +372,8 @@ class _Turn:
         """Store the states, the mail and the ends of all; raise ClaimLost if one was not ours."""
         self.conversations.write()
         outbox.store(self.posted)
+        if self.leaving:
+            Place.objects.leave(self.leaving)
         Delivery.objects.settle(self.outcomes)
         if self.outside:  # whose function runs once
             Delivery.objects.keep_claims([self.outside.request.delivery])
@@ -368,15 +382,6 @@ class _Turn:
         """Log what became of each, once it is committed."""
         for delivery, outcome in self.outcomes.items():
             way.handled(delivery, outcome, self.handlings.get(delivery))
-
-
-def _leave_line(delivery: Delivery, plan: dispatch.Plan | None) -> None:
-    """Let those go on who wait for a delivery, if it may have a place in a line.
-
-    It may have one from an earlier try, though what takes it now, if anything, asks for no order.
-    """
-    if (plan and plan.line) or delivery.reply or delivery.tries > 1:
-        Place.objects.leave([delivery.pk])
 
 
 def _refuse_killer(delivery: Delivery) -> None:

@@ -14,7 +14,16 @@ from django.test.utils import CaptureQueriesContext
 from mailapp import registry, worker
 from mailapp.errors import SMTPError
 from mailapp.lifecycle import Life, release_dead
-from mailapp.models import INCOMING, Attempt, Conversation, Delivery, Place, Process, Status
+from mailapp.models import (
+    INCOMING,
+    Attempt,
+    Conversation,
+    Delivery,
+    Place,
+    Process,
+    Queue,
+    Status,
+)
 from mailapp.routing import in_order, non_atomic, route, state_key_generator
 from tests.waiting import wait_until
 
@@ -273,6 +282,25 @@ def test_person_who_is_new_may_be_first_in_line(handle, mail, work):
     conversation = Conversation.objects.get()
     assert (conversation.state, conversation.version) == ("START", 0)
     assert conversation.line.count() == 1
+
+
+def test_person_who_is_new_keeps_nobody_from_writing(handle, mail, work, together):
+    runs = []
+
+    @in_order
+    @route("news-(number)@(host)", number=NUMBER)
+    def START(message, number, host):
+        runs.append(number)
+        if number == "2":
+            together(lambda: Queue.objects.update(name=F("name")))
+
+    handle(START)
+    first, second = *mail("1"), *mail("2", sender="other@client.test")
+
+    work()
+
+    assert statuses(first, second) == ["done", "done"]
+    assert runs == ["1", "2"]
 
 
 def test_mail_keeps_its_place_when_its_process_dies(handle, mail, work, process, settings):

@@ -785,6 +785,29 @@ def test_others_write_while_a_handler_thinks(handle, mail, work, together):
     assert (fresh(thinking).status, fresh(thinking).reply) == (Status.DONE, "")
 
 
+def test_mail_that_is_tried_again_is_handled_once_though_others_write(handle, mail, work, together):
+    runs = []
+
+    @state_function
+    def START(message, local):
+        runs.append(local)
+        if runs == ["again"]:
+            raise LookupError
+        if local == "thinking":
+            together(lambda: Queue.objects.update(name=F("name")))
+
+    handle(START)
+    again = mail("again@localhost")
+    work()
+    make_due(again)
+    thinking = mail("thinking@localhost")
+
+    work()
+
+    assert [fresh(each).status for each in (again, thinking)] == ["done", "done"]
+    assert runs == ["again", "again", "thinking"]
+
+
 def test_handler_that_thinks_and_fails_is_told_of_though_others_wrote(handle, mail, work, together):
     @state_function
     def START(message, local):
