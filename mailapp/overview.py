@@ -30,7 +30,8 @@ def with_counts(queues: QuerySet[Queue]) -> QuerySet[Any]:
     """Give each queue a capped count for each status, and the time of its oldest due mail."""
     its = Delivery.objects.filter(queue=OuterRef("pk"), due_at__lte=timezone.now())
     # What is queued again has the place of its arrival, and says nothing of how long it waits.
-    is_again = Q(attempts__gt=0, due_at=F("created_at"))
+    # It was tried, or an operator or its line held it back, of which the reply tells.
+    is_again = Q(due_at=F("created_at")) & (Q(attempts__gt=0) | ~Q(reply=""))
     oldest = its.exclude(is_again).order_by("due_at").values("due_at")[:1]
     names = list(Queue.objects.values_list("name", flat=True))
     counts = {status.value: _count_by_queue(names, status) for status in Status}

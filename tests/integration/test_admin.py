@@ -272,6 +272,25 @@ class TestOverview:
 
         assert "All is well." in shown(admin_client.get("/admin/"))
 
+    @pytest.mark.parametrize("verb", ["retry", "release"])
+    def test_mail_that_is_queued_again_is_not_late(self, admin_client, process, delivery, verb):
+        from mailapp.models import Delivery, Outcome
+
+        process("receiver", "")
+        process("relay", "outgoing")
+        stored = Delivery.objects.filter(pk=delivery().pk)
+        stored.update(created_at=timezone.now() - timedelta(hours=1))
+        if verb == "retry":
+            claimed = Delivery.objects.claim("incoming", process("worker", "incoming"), 1)
+            Delivery.objects.settle({claimed[0]: Outcome(status=Delivery.Status.FAILED)})
+            stored.retry()
+        else:
+            process("worker", "incoming")
+            stored.hold("Wait")
+            stored.release()
+
+        assert "All is well." in shown(admin_client.get("/admin/"))
+
     def test_workers_of_an_engine_need_not_be_there_but_its_sweeper(
         self, admin_client, process, settings
     ):
