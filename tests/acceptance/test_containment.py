@@ -14,7 +14,7 @@ from tests.ledger import Client, Ledger, Letter
 from tests.project import Program, Project
 from tests.waiting import DEADLINE, wait_until
 
-FAILING = ("raise", "leave", "hoard")
+FAILING = ("raise", "leave", "hoard", "begin")
 KILLING = ("exit", "kill")
 HANGING = ("sleep", "match", "stay")
 
@@ -22,6 +22,7 @@ _LAST_WORDS = {
     "raise": "LookupError",
     "leave": "SystemExit",
     "hoard": "MemoryError",
+    "begin": "TransactionLeft",
     "exit": "exit code 3",
     "kill": "signal 9, Killed",
 } | dict.fromkeys(HANGING, "a handler ran out of time")
@@ -117,6 +118,20 @@ def test_worker_that_ran_out_of_memory_makes_way_for_a_new_one(ordeal):
     assert outcomes(project, end) == ["deferred", "deferred", "held"]
     assert 'took more than MAIL["WORKER_MEMORY"]' in program.output
     assert "worker ended (exit code 0) and starts again" in program.output
+
+
+def test_worker_in_which_a_transaction_was_left_makes_way_for_a_new_one(ordeal):
+    project, program = ordeal
+    said_before = len(program.output)
+
+    send(project, iter([letter("left", "mail-fail-begin@localhost")]))
+
+    wait_until(lambda: is_at_its_end(project))
+    end = project.query(Delivery).get(person="left@client.test")
+    assert outcomes(project, end) == ["deferred", "deferred", "held"]
+    said = program.output[said_before:]
+    assert "A handler has begun a transaction and never ended it; this worker makes way" in said
+    assert "worker ended (exit code 0) and starts again" in said
 
 
 def test_worker_whose_handler_ended_it_starts_again_at_once(ordeal):

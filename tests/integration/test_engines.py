@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from importlib import import_module
 from threading import Timer
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import django
 import pytest
 from django.db import transaction
+from django.utils import timezone
 
 from mailapp import wakeup
 from mailapp.engines import sweeper, turn, waker
@@ -73,6 +75,14 @@ def test_wake_up_that_was_lost_is_repeated(asked, settings):
     waker.ring("incoming")
 
     assert asked() == ["incoming", "incoming"]
+
+
+def test_wake_up_from_before_the_clock_was_set_back_counts_as_lost(asked):
+    Queue.objects.filter(name="incoming").update(woken_at=timezone.now() + timedelta(days=1))
+
+    waker.ring("incoming")
+
+    assert asked() == ["incoming"]
 
 
 def test_engine_is_told_after_the_commit(asked):
@@ -161,6 +171,17 @@ def test_task_with_work_for_two_asks_for_another(asked, message, settings):
     turn.take("incoming")
 
     assert asked() == ["incoming", "incoming"]
+
+
+def test_task_asks_for_no_other_for_mail_that_nobody_may_claim(asked, message, process, settings):
+    settings.MAIL = {**settings.MAIL, "BATCH_SIZE": 2}
+    message(recipients=["you@example.com"] * 5)  # of one person
+    Delivery.objects.claim("incoming", process(), 1)
+    assert asked() == ["incoming"]
+
+    turn.take("incoming")
+
+    assert asked() == ["incoming"]
 
 
 def test_task_whose_time_is_up_asks_for_another(asked, handle, message, monkeypatch):

@@ -228,6 +228,61 @@ def test_failed_mail_holds_nobody_back(handle, mail, work):
     assert statuses(bad, later) == ["failed", "done"]
 
 
+def test_first_mail_that_nobody_takes_any_more_holds_nobody_back(handle, mail, work):
+    desk = Desk(in_order)
+    handle(*desk.states())
+    bad, later = mail("bad", "1")
+    work()
+
+    Conversation.objects.update(state="CLOSED", version=F("version") + 1)
+    make_due(bad)
+    work()
+
+    assert statuses(bad, later) == ["held", "held"]
+    assert not Place.objects.exists()
+
+
+def test_first_mail_that_killed_three_processes_holds_nobody_back(
+    handle, mail, work, process, settings
+):
+    settings.MAIL = {**settings.MAIL, "RETRY_SECONDS": [10.0] * 5}
+    desk = Desk(in_order)
+    handle(*desk.states())
+    bad, later = mail("bad", "1")
+    work()
+
+    for _ in range(3):
+        make_due(bad)
+        dying = process()
+        assert Delivery.objects.claim(INCOMING, dying, 1) == [bad]
+        dying.stop()
+        release_dead()
+    work()
+
+    assert desk.tried == ["bad", "1"]
+    assert statuses(bad, later) == ["held", "done"]
+    assert not Place.objects.exists()
+
+
+@pytest.mark.parametrize("again", [0, 1], ids=["the first", "one who waits"])
+def test_mail_that_is_done_by_a_function_without_order_leaves_the_line(handle, mail, work, again):
+    @route("news-(number)@(host)", number=NUMBER)
+    def ANYHOW(message, number, host): ...
+
+    desk = Desk(in_order)
+    handle(*desk.states(), ANYHOW)
+    mails = mail("bad", "1")
+    work()
+
+    Conversation.objects.update(state="ANYHOW", version=F("version") + 1)
+    make_due(mails[again])
+    work()
+
+    assert statuses(mails[again]) == ["done"]
+    assert not Place.objects.filter(delivery=mails[again]).exists()
+    assert statuses(*mails) == (["done", "done"] if again == 0 else ["deferred", "done"])
+
+
 @pytest.mark.parametrize("verb", ["retry", "hold", "discard"])
 def test_what_an_operator_does_to_the_first_lets_the_others_go_on(handle, mail, work, verb):
     desk = Desk(in_order)
@@ -245,6 +300,26 @@ def test_what_an_operator_does_to_the_first_lets_the_others_go_on(handle, mail, 
     work()
 
     assert desk.seen == [*(["bad"] if verb == "retry" else []), "1", "2"]
+
+
+@pytest.mark.parametrize("verb", ["hold", "discard"])
+def test_what_an_operator_does_to_one_who_waits_lets_nobody_go_on(handle, mail, work, verb):
+    desk = Desk(in_order)
+    handle(*desk.states())
+    bad, one, two = mail("bad", "1", "2")
+    work()
+
+    rows = Delivery.objects.filter(pk=one.pk)
+    {"hold": lambda: rows.hold("Wait"), "discard": lambda: rows.discard("No")}[verb]()
+    work()
+
+    assert desk.tried == ["bad"]
+    assert statuses(bad, two) == ["deferred", "deferred"]
+
+    desk.broken = False
+    make_due(bad)
+    work()
+    assert desk.seen == ["bad", "2"]
 
 
 def test_operator_cannot_have_a_later_mail_worked_first(handle, mail, work):

@@ -12,6 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from mailapp.maildir import Maildir, envelope_fields
+from mailapp.management.mailqueue import DatabaseQueue, MayNot
 from mailapp.models import Delivery, Queue, Status
 from mailapp.pickup import Pickup
 from mailapp.wakeup import listen
@@ -140,6 +141,23 @@ def test_what_could_not_be_written_is_not_removed(delivery, monkeypatch, status)
             call_command("mailqueue", "pop", "incoming")
 
     assert fresh(mail)[0] == status
+
+
+def test_held_mail_that_another_takes_while_it_is_written_is_told_of(delivery):
+    mail = delivery(raw=RAW)
+    Delivery.objects.hold("By hand")
+    queue = DatabaseQueue(Queue.objects.get(name="incoming"))
+    written = []
+
+    def write(chunk):
+        written.append(chunk)
+        Delivery.objects.discard("Popped by another")
+
+    with pytest.raises(MayNot, match=f"{mail.pk} was taken by somebody else, too"):
+        queue.pop(write)
+
+    assert written == [RAW]
+    assert fresh(mail) == ("failed", "Popped by another")
 
 
 def test_what_is_removed_is_discarded(mailqueue, delivery):

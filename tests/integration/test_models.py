@@ -16,6 +16,7 @@ from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from mailapp import operating
 from mailapp.errors import ClaimLost
 from mailapp.models import (
     INCOMING,
@@ -151,6 +152,20 @@ class TestClaim:
         other = delivery(queue=OUTGOING)
 
         assert claim(queue=OUTGOING) == [other]
+
+    @pytest.mark.parametrize("table", ["mailapp_delivery", "mailapp_message"])
+    def test_leaves_what_is_deleted_while_it_is_read(self, message, claim, table):
+        deleted, other = message(), message().deliveries.get()
+
+        def delete_first(execute: Callable[..., Any], statement: str, *rest: Any) -> Any:
+            if f"FROM {table}" in statement and Delivery.objects.claimed().count() == 2:
+                deleted.delete()
+            return execute(statement, *rest)
+
+        with connection.execute_wrapper(delete_first):
+            claimed = claim()
+
+        assert claimed == [other]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -830,10 +845,57 @@ class TestLocks:
         assert together(settle, release) == [1, 1]
         assert Delivery.objects.get().status == Status.DONE
 
+    @pytest.mark.parametrize("limit", [50, 1])
+    @pytest.mark.parametrize("verb", ["hold", "discard"])
+    def test_who_claims_waits_for_an_operator_and_leaves_what_that_one_took(
+        self, delivery, claim, together, verb, limit
+    ):
+        taken, other = delivery(sender="a@client.test"), delivery(sender="b@client.test")
+        changed = threading.Event()
+
+        def log(rows: list[Delivery]) -> None:
+            changed.set()
+            wait_until(self.somebody_waits)
+
+        def operate() -> int:
+            return operating.act(Delivery.objects.filter(pk=taken.pk), verb, "By hand", log=log)
+
+        def claim_meanwhile() -> list[Delivery]:
+            assert changed.wait(DEADLINE)
+            return claim(limit)
+
+        assert together(operate, claim_meanwhile) == [1, [other]]
+        taken.refresh_from_db()
+        ends = {"hold": Status.HELD, "discard": Status.FAILED}
+        assert (taken.status, taken.reply, taken.attempts) == (ends[verb], "By hand", 0)
+
+    @pytest.mark.parametrize("limit", [50, 1])
+    def test_who_claims_waits_for_who_deletes_and_leaves_what_is_gone(
+        self, delivery, claim, together, limit
+    ):
+        gone, other = delivery(sender="a@client.test"), delivery(sender="b@client.test")
+        deleted = threading.Event()
+
+        def delete() -> None:
+            with transaction.atomic():
+                gone.message.delete()
+                deleted.set()
+                wait_until(self.somebody_waits)
+
+        def claim_meanwhile() -> list[Delivery]:
+            assert deleted.wait(DEADLINE)
+            return claim(limit)
+
+        assert together(delete, claim_meanwhile) == [None, [other]]
+
     @staticmethod
     def somebody_waits() -> bool:
+        """Say whether somebody waits for a lock of this connection."""
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks "
+                "WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+            )
             return cursor.fetchone()[0] > 0
 
     def store_without_waiting(self) -> None:

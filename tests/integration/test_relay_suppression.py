@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
+from django.db.backends.signals import connection_created
 
 from mailapp import outbox
 from mailapp.models import OUTGOING, Attempt, Delivery, Message, Status, Suppression
 from mailapp.relay import wire
+from mailapp.relay.work import IN_HAND
 from tests.integration.relaying import running_relay
 from tests.integration.sinks import STRICT, Sink, sink
 from tests.waiting import wait_until
@@ -120,6 +122,49 @@ def test_others_get_the_mail_that_a_suppressed_address_does_not(relay, server):
 
     assert statuses()["bob@client.test"] == statuses()["eve@client.test"] == Status.DONE
     assert statuses()["ann@client.test"] == Status.FAILED
+    assert b"RCPT TO:<ann@client.test>" not in b"".join(server.wire)
+
+
+@pytest.fixture
+def failing_once() -> Iterator[Callable[[str], list[str]]]:
+    """Have the database fail at the first statement of new connections with this text in it."""
+    failed: list[str] = []
+    watched: list[Any] = []
+
+    def fail_at(text: str) -> list[str]:
+        def fail(execute: Callable[..., Any], statement: str, *rest: Any) -> Any:
+            if text in statement and not failed:
+                failed.append(statement)
+                raise OperationalError("the connection is lost")
+            return execute(statement, *rest)
+
+        def watch(connection: Any, **kwargs: Any) -> None:
+            connection.execute_wrappers.append(fail)
+
+        watched.append(watch)
+        connection_created.connect(watch)
+        return failed
+
+    yield fail_at
+    for watch in watched:
+        connection_created.disconnect(watch)
+
+
+def test_suppressed_address_gets_nothing_after_the_database_failed(
+    relay, server, settings, failing_once, caplog
+):
+    settings.MAIL = {**settings.MAIL, "POLL_SECONDS": 0.01}
+    suppress("ann@client.test")
+    failed = failing_once("FROM mailapp_suppression")
+
+    post("ann@client.test", *(f"reader-{number}@client.test" for number in range(IN_HAND // 2)))
+    relay()
+
+    assert len(failed) == 1
+    assert "The database does not answer" in caplog.text
+    ends = statuses()
+    assert ends.pop("ann@client.test") == Status.FAILED
+    assert set(ends.values()) == {Status.DONE}
     assert b"RCPT TO:<ann@client.test>" not in b"".join(server.wire)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from django.core.mail import send_mail
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -346,6 +347,74 @@ def test_function_that_fails_for_good_is_left_to_an_operator(asked, work, caplog
     work()
     assert len(runs) == 4
     assert (Timer.objects.get().tries, Timer.objects.held().count()) == (1, 0)
+
+
+def test_function_that_swallows_a_database_error_moves_nothing(asked, work):
+    def expire(conversation):
+        Queue.objects.create(name="lost")
+        send_mail("Lost", "", "news@localhost", [conversation.person])
+        with contextlib.suppress(IntegrityError):
+            Queue.objects.create(name="lost")
+        return "START"
+
+    asked(expire)
+    let_pass(days=3)
+
+    work()
+
+    assert Timer.objects.get().reply.startswith("WorkLost: The handler caught a database error")
+    assert Conversation.objects.get().state == "ASKED"
+    assert not Queue.objects.filter(name="lost").exists()
+    assert not Message.objects.filter(deliveries__queue=OUTGOING).exists()
+
+
+@pytest.mark.parametrize("returned", ["START", None])
+def test_function_that_erases_its_conversation_is_tried_as_often_as_any(asked, process, returned):
+    runs = []
+    life = Life(process())
+
+    def expire(conversation):
+        runs.append(conversation.person)
+        if len(runs) > 9:
+            life.stop()  # or the test never ends
+        Conversation.objects.all().delete()
+        return returned
+
+    asked(expire)
+
+    for _ in range(4):
+        let_pass(days=3)
+        worker.drain(INCOMING, life)
+
+    timer = Timer.objects.get()
+    assert (len(runs), timer.tries, timer.due_at) == (3, 3, None)
+    assert timer.reply.startswith("ConversationMoved")
+    assert Conversation.objects.get().state == "ASKED"
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_transaction_that_a_function_never_ends_costs_its_timer_alone(
+    handle, say, work, together, atomic
+):
+    def expire(conversation):
+        if conversation.person == "bad@client.test":
+            transaction.atomic().__enter__()
+            Queue.objects.create(name="lost")
+        return "START"
+
+    handle(*handler_with(expire, *([] if atomic else [non_atomic])))
+    for name in ("good", "bad", "fine"):
+        say(sender=f"{name}@client.test")
+    let_pass(days=3)
+
+    together(work)
+
+    timer = Timer.objects.get()
+    assert (timer.conversation.person, timer.tries) == ("bad@client.test", 1)
+    assert timer.reply.startswith("TransactionLeft: The handler began a transaction")
+    assert Conversation.objects.get(state="ASKED") == timer.conversation
+    assert history().count(("ASKED", "START", "timer")) == 2
+    assert not Queue.objects.filter(name="lost").exists()
 
 
 def test_held_timer_is_gone_when_the_conversation_moves_on(asked, say):
@@ -859,6 +928,34 @@ def test_worker_takes_up_again_what_it_had_claimed_when_the_database_went_away(a
 
     assert taken.claim(life.process).lost == 0  # nobody died
     timers.work(INCOMING, life)
+    assert Conversation.objects.get().state == "START"
+
+
+def test_timer_that_brings_the_database_down_each_time_is_held_in_the_end(asked, process):
+    ran = []
+    asked(ran.append)
+    let_pass(days=3)
+    life = Life(process())
+
+    for _ in range(3):  # and nobody could write how the try ended
+        assert Timer.objects.get().claim(life.process)
+    timers.work(INCOMING, life)
+
+    timer = Timer.objects.get()
+    assert ran == []
+    assert (timer.lost, timer.due_at) == (0, None)
+    assert timer.reply.startswith("LostTooOften")
+
+
+def test_last_try_of_a_timer_is_made_though_the_database_broke_off_those_before(asked, process):
+    asked(lambda conversation: "START")
+    let_pass(days=3)
+    life = Life(process())
+
+    for _ in range(2):
+        assert Timer.objects.get().claim(life.process)
+    timers.work(INCOMING, life)
+
     assert Conversation.objects.get().state == "START"
 
 

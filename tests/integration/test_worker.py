@@ -284,6 +284,81 @@ def test_handler_may_catch_a_database_error_around_a_transaction(handle, mail, w
     assert (fresh(delivery).status, fresh(delivery).reply) == (Status.DONE, "there already")
 
 
+def test_deadlock_of_two_batches_costs_no_mail_a_try(on_postgres, handle, mail, process, together):
+    Queue.objects.bulk_create([Queue(name="left"), Queue(name="right")])
+    both_have_locked = threading.Barrier(2)
+    runs = []
+
+    def start(message, local):
+        row, turn = local.split("-")
+        Queue.objects.filter(name=row).update(description=local)
+        runs.append(local)
+        if turn == "first" and runs.count(local) == 1:
+            both_have_locked.wait(DEADLINE)
+
+    handle(state_function(start))
+    for local in ("left-first", "right-second", "right-first", "left-second"):
+        mail(f"{local}@localhost")
+    router, stopping = registry.current_router(max_age=0), threading.Event()
+    batches = [Delivery.objects.claim(INCOMING, process(), 2) for _ in range(2)]
+
+    done = together(
+        *[lambda batch=batch: worker.work(batch, router, stopping) for batch in batches]
+    )
+
+    assert done == [2, 2]
+    assert len(runs) == 5  # the first one of a batch ran twice
+    assert set(Delivery.objects.values_list("status", "attempts")) == {("done", 1)}
+    assert set(Attempt.objects.values_list("outcome", flat=True)) == {"done"}
+
+
+def test_mail_that_meets_a_deadlock_alone_is_deferred(on_postgres, handle, mail, work):
+    runs = []
+
+    def start(message, local):
+        runs.append(local)
+        if local == "bad":
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "DO 'BEGIN RAISE EXCEPTION USING ERRCODE = ''deadlock_detected''; END'"
+                )
+
+    handle(state_function(start))
+    good, bad, fine = mail("good@localhost"), mail("bad@localhost"), mail("fine@localhost")
+
+    work()
+
+    assert [fresh(each).status for each in (good, bad, fine)] == ["done", "deferred", "done"]
+    assert fresh(bad).reply.startswith("OperationalError: deadlock_detected")
+    assert runs == ["good", "bad", "good", "bad", "fine"]  # the second time, each alone
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_transaction_that_a_handler_never_ends_costs_its_mail_alone(
+    handle, mail, work, together, atomic
+):
+    def start(message, local):
+        send_mail(local, "", "news@localhost", [message.sender])
+        if local == "bad":
+            transaction.atomic().__enter__()
+            Queue.objects.create(name="lost")
+
+    start_state = state_function(start)
+    handle(start_state if atomic else non_atomic(start_state))
+    good, bad, fine = mail(), mail("bad@localhost"), mail()
+
+    together(work)
+
+    assert [fresh(each).status for each in (good, bad, fine)] == ["done", "deferred", "done"]
+    assert fresh(bad).reply == (
+        "TransactionLeft: The handler began a transaction and never ended it, "
+        "so nothing that it did was kept."
+    )
+    assert fresh(bad).attempt_set.get().error == ""
+    assert not Queue.objects.filter(name="lost").exists()
+    assert len(outgoing()) == 2
+
+
 # Outside of a transaction
 
 
@@ -331,6 +406,38 @@ def test_what_failed_outside_of_a_transaction_keeps_its_own_rows_and_moves_nothi
     assert not Conversation.objects.exists()
 
 
+def test_function_outside_of_a_transaction_does_not_run_once_its_claim_is_lost(
+    handle, mail, process, caplog
+):
+    runs = []
+    handle(non_atomic(state_function(lambda message, local: runs.append(local))))
+    delivery = mail()
+    batch = Delivery.objects.claim(INCOMING, process(), 50)
+    Delivery.objects.filter(pk=delivery.pk).give_back(batch)
+
+    worker.work(batch, registry.current_router(max_age=0), threading.Event())
+
+    assert runs == []
+    assert (fresh(delivery).status, fresh(delivery).attempts) == (Status.QUEUED, 0)
+    assert "The claim was released" in caplog.text
+
+
+def test_autocommit_that_a_function_turned_off_costs_its_mail_alone(handle, mail, work, together):
+    def start(message, local):
+        if local == "bad":
+            transaction.set_autocommit(False)
+            Queue.objects.create(name="lost")
+
+    handle(non_atomic(state_function(start)))
+    good, bad, fine = mail(), mail("bad@localhost"), mail()
+
+    together(work)
+
+    assert [fresh(each).status for each in (good, bad, fine)] == ["done", "deferred", "done"]
+    assert fresh(bad).reply.startswith("TransactionLeft")
+    assert not Queue.objects.filter(name="lost").exists()
+
+
 def test_what_cannot_be_stored_after_a_run_outside_is_tried_again(handle, mail, work):
     def start(message, local):
         message.to_queue("no-such-queue")
@@ -368,6 +475,32 @@ def test_conversation_that_an_operator_moved_meanwhile_is_tried_again_at_once(ha
     assert runs == ["START", "PARKED"]
     assert (fresh(delivery).status, fresh(delivery).attempts) == (Status.DONE, 2)
     assert Conversation.objects.get().state == "PARKED"
+
+
+def test_mail_whose_conversation_moved_meanwhile_stays_ahead_of_later_mail(
+    handle, mail, work, settings, together
+):
+    settings.MAIL = {**settings.MAIL, "BATCH_SECONDS": 0.000001}
+    runs = []
+
+    def start(message, local):
+        runs.append(local)
+        if len(runs) == 1:
+            together(lambda: Conversation.objects.update(version=F("version") + 1))
+
+    handle(state_function(start))
+    Conversation.objects.create(
+        handler=Handler.objects.get(module="news"), person="reader@client.test"
+    )
+    first, second = (
+        mail(f"{local}@localhost", sender="reader@client.test") for local in ("first", "second")
+    )
+
+    work()
+
+    assert runs == ["first", "first", "second"]
+    for each in (first, second):
+        assert (fresh(each).status, fresh(each).attempts) == (Status.DONE, 1)
 
 
 # Failures
@@ -752,6 +885,60 @@ def test_handler_that_looks_finds_what_mails_before_it_in_the_batch_moved(handle
     work()
 
     assert seen == [2, 4]
+
+
+def test_error_finds_what_mails_before_it_in_the_batch_moved(handle, mail, work, settings):
+    settings.MAIL = {**settings.MAIL, "RETRY_SECONDS": [10.0]}
+    seen = []
+
+    def start(message, local):
+        if local == "bad":
+            raise LookupError
+        return reading
+
+    def error(message, local):
+        seen.append(Conversation.objects.filter(state="READING").count())
+
+    reading = state_function(lambda message, local: None, "READING")
+    handle(state_function(start), reading, state_function(error, "ERROR"))
+    bad = mail("bad@localhost")
+    work()
+    before = [mail(), mail()]
+    Delivery.objects.filter(pk=bad.pk).update(due_at=timezone.now())
+
+    work()
+
+    assert [fresh(each).status for each in (*before, bad)] == ["done", "done", "held"]
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("through", ["save", "update"])
+def test_conversation_that_a_mail_of_another_saved_is_seen_by_its_person(
+    handle, mail, work, through
+):
+    def start(message, local):
+        if local == "approve":
+            rows = Conversation.objects.filter(person="member@client.test")
+            if through == "update":
+                rows.update(data={"approved": True})
+            else:
+                conversation = rows.get()
+                conversation.data["approved"] = True
+                conversation.save()
+        elif local == "post":
+            message.data["posted"] = True
+
+    handle(state_function(start))
+    Conversation.objects.create(
+        handler=Handler.objects.get(module="news"), person="member@client.test"
+    )
+    mail("approve@localhost", sender="boss@client.test")
+    mail("post@localhost", sender="member@client.test")
+
+    work()
+
+    member = Conversation.objects.get(person="member@client.test")
+    assert member.data == {"approved": True, "posted": True}
 
 
 def test_failed_handler_that_looked_takes_no_move_before_it_along(handle, mail, work):

@@ -98,6 +98,15 @@ TESTS = {
     'takes more memory than `MAIL["WORKER_MEMORY"]` leaves it': [
         "worker_that_ran_out_of_memory_makes_way_for_a_new_one",
     ],
+    "begins a transaction and never ends it": [
+        "transaction_that_a_handler_never_ends_costs_its_mail_alone",
+        "autocommit_that_a_function_turned_off_costs_its_mail_alone",
+        "worker_in_which_a_transaction_was_left_makes_way_for_a_new_one",
+    ],
+    "is undone by PostgreSQL for a deadlock": [
+        "deadlock_of_two_batches_costs_no_mail_a_try",
+        "mail_that_meets_a_deadlock_alone_is_deferred",
+    ],
     "is not there: nobody takes the recipient in the person's state": [
         "mail_that_nobody_takes_is_held_at_once_and_can_be_replayed",
     ],

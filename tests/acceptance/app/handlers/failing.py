@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from django.db import transaction
+
 from mailapp.request import MailRequest
 from mailapp.routing import route
 
@@ -32,6 +34,10 @@ def _hoard() -> None:
     bytearray(1 << 30)
 
 
+def _begin_a_transaction() -> None:
+    transaction.atomic().__enter__()
+
+
 def _sleep_with_the_clock_stopped() -> None:
     signal.alarm(0)  # as after a time limit of its own
     time.sleep(_HOURS)
@@ -46,6 +52,7 @@ _WAYS: dict[str, Callable[[], object]] = {
     "match": _match_for_years,
     "stay": _stay_in_c_code,
     "hoard": _hoard,
+    "begin": _begin_a_transaction,
 }
 
 
