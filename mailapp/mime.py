@@ -18,7 +18,9 @@ from mailapp import hypertext
 from mailapp.charsets import to_text, with_words_decoded
 
 _HEAD_LIMIT = 65536
-_FIELD = re.compile(rb"\n(subject|from|message-id):[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE)
+_FIELD = re.compile(
+    rb"\n(subject|from|message-id)[ \t]*+:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE
+)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
@@ -66,8 +68,32 @@ def decoded(value: bytes | str) -> str:
 # and can be made to use gigabytes.
 
 
+class _Mail(email.message.Message):
+    """A mail whose Content-Type may have comments (RFC 2045 5.1) and other additions."""
+
+    def get_content_type(self) -> str:
+        """Return what is written, or what is the default where that is no type."""
+        kind = _TYPE.match(_CONTENT_COMMENT.sub(" ", self.get("Content-Type", "")))
+        return f"{kind[1]}/{kind[2]}".lower() if kind else super().get_content_type()
+
+    def get_boundary(self, failobj: Any = None) -> Any:
+        """Return it without a comment behind it."""
+        found = _COMMENTED.search(self.get("Content-Type", ""))
+        return found[1] or found[2] if found else super().get_boundary(failobj)
+
+
+_NAME_OF_TYPE = r"[\w.+!#$&^-]++"
+_TYPE = re.compile(rf'[\s"]*+({_NAME_OF_TYPE})\s*+/\s*+({_NAME_OF_TYPE})(?!\s*/)', re.ASCII)
+_CONTENT_COMMENT = re.compile(r"\([^()]*+\)")
+_COMMENTED = re.compile(
+    r';\s*+boundary\s*+=\s*+(?:"([^"\\]*+)"\s*+|([^\s";]++)\s++)\(', re.IGNORECASE
+)
+
+
 class _Lenient(Compat32):
     """compat32 with two repairs, since the standard library takes time by the square there."""
+
+    message_factory = _Mail
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
         """Cut the fields whose parameters will be read."""
@@ -77,6 +103,11 @@ class _Lenient(Compat32):
     def cut(self, name: str, value: str) -> str:
         """Return as much of a field as may be read."""
         return value[:2048] if name.lower().startswith("content-") else value
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        """Return a field whose parameters will be read with its octets beyond ASCII."""
+        is_read = name.lower().startswith("content-")
+        return value if is_read else super().header_fetch_parse(name, value)
 
     def fold_binary(self, name: str, value: str) -> bytes:
         """Write a field as it was, without folding it anew."""
@@ -88,10 +119,25 @@ _LENIENT = _Lenient()
 
 def parse(raw: bytes) -> email.message.Message:
     """Parse a mail; never raises. What would take too long to take apart stays one part."""
+    raw = _with_plain_names(raw)
     if not _is_too_much(raw):
         with contextlib.suppress(Exception):  # nested too deep, or a fault of the parser
             return email.parser.BytesParser(policy=_LENIENT).parsebytes(raw)
     return _in_one_part(raw)
+
+
+_SPACED_NAME = re.compile(rb"^([!-9;-~]++)[ \t]++:", re.MULTILINE)
+
+
+def _with_plain_names(raw: bytes) -> bytes:
+    """Leave out spaces before a colon, which the library takes for the end of the head.
+
+    Older programs wrote them, and they have to be understood (RFC 5322 4.5).
+    """
+    section = head(raw)
+    if b" :" not in section and b"\t:" not in section:
+        return raw
+    return _SPACED_NAME.sub(rb"\1:", section) + raw[len(section) :]
 
 
 def _is_too_much(raw: bytes) -> bool:
@@ -123,7 +169,7 @@ def parse_head(raw: bytes) -> email.message.Message:
     """Parse the header section alone, which costs the same however large the mail is."""
     section = head(raw) + b"\r\n\r\n"
     return _plain_head(section) or (
-        email.parser.BytesHeaderParser(policy=_LENIENT).parsebytes(section)
+        email.parser.BytesHeaderParser(policy=_LENIENT).parsebytes(_with_plain_names(section))
     )
 
 
@@ -137,7 +183,7 @@ def _plain_head(section: bytes) -> email.message.Message | None:
     In a tenth of the time that it takes the standard library, to the same end.
     """
     text, at = section.decode("ascii", "surrogateescape"), 0
-    message = email.message.Message(policy=_LENIENT)
+    message = _Mail(policy=_LENIENT)
     while field := _PLAIN_FIELD.match(text, at):
         name, value = field.groups()
         message.set_raw(name, _LENIENT.cut(name, value))
@@ -239,7 +285,10 @@ def is_attached(part: email.message.Message) -> bool:
 def filename_of(part: email.message.Message) -> str:
     """Return the name that the sender gave a part, or ""; never raises."""
     try:
-        return decoded(part.get_filename() or "")
+        name = part.get_param("filename", "", "Content-Disposition") or part.get_param("name", "")
+        if isinstance(name, tuple):  # with its charset (RFC 2231)
+            return decoded(to_text(name[2].encode("latin-1", "surrogateescape"), name[0]))
+        return text_of_field(name)
     except Exception:  # of parameters that the library cannot read
         return ""
 
@@ -248,6 +297,12 @@ def content(part: email.message.Message) -> bytes:
     """Return what a part holds, its transfer encoding undone; never raises."""
     if part.is_multipart():
         return b"\r\n".join(map(_flat, parts_of(part)))
+    written = raw_header(part, "Content-Transfer-Encoding")
+    encoding = _ENCODING.search(written)
+    if encoding and encoding[0] != written:
+        part = copy.copy(part)
+        del part["Content-Transfer-Encoding"]
+        part["Content-Transfer-Encoding"] = encoding[0]
     try:
         octets = part.get_payload(decode=True)
     except Exception:  # of an encoding that the library cannot read
@@ -255,6 +310,9 @@ def content(part: email.message.Message) -> bytes:
         del plain["Content-Transfer-Encoding"]
         octets = plain.get_payload(decode=True)
     return octets if isinstance(octets, bytes) else _as_bytes(octets)
+
+
+_ENCODING = re.compile(r"(?<![^\s\"])[\w-]++")  # without comments and quotes (RFC 2045 5.1)
 
 
 def _flat(message: email.message.Message) -> bytes:

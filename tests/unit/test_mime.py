@@ -128,6 +128,12 @@ def test_any_bytes_can_be_read(lines):
         b"Content-Type: multipart/mixed" + b";" * 5_000_000 + b"\r\n\r\nx",
         b'Content-Type: multipart/mixed; a="' + b";" * 5_000_000 + b"\r\n\r\nx",
         b"Content-Disposition: attachment" + b"; filename*0*=a" * 100_000 + b"\r\n\r\nx",
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        + b"--b\r\nContent-Type: a/b; boundary=" * 2
+        + b"--b\r\nContent-Type: multipart/a"
+        + b" (" * 1000
+        + b"; boundary=c )\r\n\r\n" * 9000,
+        b"A" + b" " * 30_000 + b"\r\nA " * 10_000 + b": b\r\n\r\nx",
         b"Content-Type: text/plain\r\n" + b" ;\r\n" * 1_000_000 + b"\r\nx",
         b"To: " + b"," * 100_000 + b"\r\nFrom: " + b"," * 100_000 + b"\r\n\r\nx",
         b"From: " + b"(" * 100_000 + b"\r\n\r\nx",
@@ -250,7 +256,20 @@ def test_columns_are_of_the_first_fields_in_the_head_alone(end):
         ]
     )
 
-    assert mime.head_columns(raw) == ("Three and four", "One <one@client.test>", "")
+    assert mime.head_columns(raw) == ("two", "One <one@client.test>", "")
+    assert mime.head_columns(raw.replace(b"subject : two", b"To: two")).subject == "Three and four"
+
+
+def test_space_before_a_colon_does_not_end_the_head():
+    raw = b"From : a@client.test\r\nSubject\t : Hello\r\n there\r\nTo: you\r\n\r\nX : y\r\n"
+
+    for parsed in (mime.parse(raw), mime.parse_head(raw)):
+        assert mime.headers(parsed) == [
+            ("From", "a@client.test"),
+            ("Subject", "Hello there"),
+            ("To", "you"),
+        ]
+    assert mime.text_of(mime.parse(raw)) == "X : y\n"
 
 
 @pytest.mark.parametrize(
@@ -509,6 +528,66 @@ def test_mail_of_the_corpus_that_has_html_alone_is_read_as_text(name, begin):
     assert mime.text_of(parsed).strip() == ""
     assert mime.reply_text(mime.body_of(parsed)).startswith(begin)
     assert "<" not in mime.body_of(parsed)
+
+
+@pytest.mark.parametrize(
+    ("written", "content_type"),
+    [
+        (b"text/html (as told); charset=utf-8", "text/html"),
+        (b"(new) TEXT / (plain) html", "text/html"),
+        (b'"text/html"', "text/html"),
+        (b"text/html charset=utf-8", "text/html"),
+        (b"text/html ", "text/html"),
+        (b"text/bb/cc", "text/plain"),
+        (b"html", "text/plain"),
+        (b"((((", "text/plain"),
+    ],
+)
+def test_type_is_read_whatever_is_added_to_it(written, content_type):
+    parsed = mime.parse(b"Content-Type: " + written + b"\r\n\r\n")
+
+    assert parsed.get_content_type() == content_type
+
+
+@pytest.mark.parametrize(
+    ("written", "boundary"),
+    [
+        (b"b (c)", b"b"),
+        (b'"b (1)" (c)', b"b (1)"),
+        (b'"b (1)"', b"b (1)"),
+        (b"b(1)", b"b(1)"),
+    ],
+)
+def test_boundary_is_read_without_a_comment_behind_it(written, boundary):
+    raw = b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n--%b\r\n\r\nx\r\n--%b--\r\n"
+
+    assert mime.text_of(mime.parse(raw % (written, boundary, boundary))) == "x"
+
+
+@pytest.mark.parametrize(
+    "written", [b"base64 (x)", b"(x) Base64", b'"base64"', b"base64;", b"base64 "]
+)
+def test_transfer_encoding_is_read_whatever_is_added_to_it(written):
+    raw = b"Content-Transfer-Encoding: " + written + b"\r\n\r\nSGVsbG8="
+    parsed = mime.parse(raw)
+
+    assert mime.text_of(parsed) == "Hello"
+    assert mime.parts_of(parsed) == []
+    assert parsed.as_bytes().replace(b"\n", b"\r\n") == raw
+
+
+@pytest.mark.parametrize(
+    ("field", "filename"),
+    [
+        ('Content-Disposition: attachment; filename="Grüße.txt"'.encode(), "Grüße.txt"),
+        ('Content-Type: text/plain; name="Grüße.txt"'.encode("latin-1"), "Grüße.txt"),
+        (b'Content-Type: text/plain; name="=?utf-8?q?Gr=C3=BC=C3=9Fe?="', "Grüße"),
+        (b"Content-Disposition: attachment; filename*=idna''Gr%C3%BC%C3%9Fe", "Grüße"),
+        (b"Content-Disposition: attachment; filename*0*=utf-8''a%C3; filename*1*=%BC", "aü"),
+    ],
+)
+def test_name_of_a_file_is_read_however_it_is_encoded(field, filename):
+    assert mime.filename_of(mime.parse(field + b"\r\n\r\n")) == filename
 
 
 def test_mail_that_is_nested_too_deep_is_one_part():
