@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import email.message
+import quopri
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mailapp import addresses, mime
+from mailapp import addresses, charsets, mime
 from mailapp.errors import BadAddress
 
 _STATUS_TYPES = {"message/delivery-status", "message/global-delivery-status"}
@@ -133,10 +134,27 @@ def _blocks(part: email.message.Message) -> Iterator[email.message.Message]:
     kind = part.get_content_type()
     if kind not in _STATUS_TYPES:
         return
+    if content := _encoded(part):
+        yield from map(mime.parse, re.split(rb"\n(?:\r?\n)++", content))
+        return
     for block in mime.parts_of(part):
         yield block
         if kind == "message/global-delivery-status":  # the standard library splits only the other
             yield from map(mime.parse, re.split(rb"\n\r?\n", mime.content(block)))
+
+
+def _encoded(part: email.message.Message) -> bytes:
+    """Return what a part holds that is encoded, which the standard library parsed as it was.
+
+    Not all of these types may be encoded, but they are (RFC 6533 sections 4 to 6).
+    """
+    encoding = mime.header(part, "Content-Transfer-Encoding").lower()
+    content = mime.content(part) if part.is_multipart() else b""
+    if encoding.startswith("base64"):
+        return charsets.from_base64(content)
+    if encoding.startswith("quoted-printable"):  # a line that goes on looked like the end of a head
+        return quopri.decodestring(content.replace(b"=\n\n", b"=\n"))
+    return b""
 
 
 def _report(block: email.message.Message) -> Report | None:
@@ -158,16 +176,21 @@ def _report(block: email.message.Message) -> Report | None:
 
 
 def _action(block: email.message.Message) -> str:
-    return mime.header(block, "Action").lower().split(" ")[0]
+    action = mime.header(block, "Action").lower()
+    return re.split(r"[^a-z-]", action, maxsplit=1)[0]
 
 
 def _address(field: str) -> str:
-    """Return the address of `rfc822; you@example.com`; "" for one of another kind of mail."""
+    """Return the address of `rfc822; you@example.com`; "" for one of another kind of mail.
+
+    Some write a name, a comment or a dot beside it.
+    """
     kind, address = _typed(field)
     if kind == "utf-8":  # RFC 6533 section 3
         address = _XTEXT.sub(_character, address)
     try:
-        address, _ = addresses.take_path(f"<{address.strip('<>')}>")
+        address = mime.mailbox(address)[1] or address.strip("<>")
+        address, _ = addresses.take_path(f"<{address}>")
     except BadAddress:
         return ""
     return address if "@" in address else ""
@@ -187,8 +210,10 @@ def _character(found: re.Match[str]) -> str:
 def _message_id(parts: list[email.message.Message]) -> str:
     for part in parts:
         if part.get_content_type() in _RETURNED_TYPES:
-            inner = mime.parts_of(part)
-            returned = inner[0] if inner else mime.parse(mime.content(part))
+            inner, encoded = mime.parts_of(part), _encoded(part)
+            returned = (
+                inner[0] if inner and not encoded else mime.parse(encoded or mime.content(part))
+            )
             if found := mime.header(returned, "Message-ID"):
-                return found
+                return next(iter(mime.message_ids(found)), found)
     return ""

@@ -99,6 +99,11 @@ def _word_octets(charset: str, encoding: str, text: str) -> bytes:
     octets = text.encode() if text.isascii() else _as_it_was(text, charset)
     if encoding in "qQ":
         return binascii.a2b_qp(octets, header=True)
+    return from_base64(octets)
+
+
+def from_base64(octets: bytes) -> bytes:
+    """Return what base64 stands for, whatever else is between it or is missing at its end."""
     digits = re.sub(rb"[^A-Za-z0-9+/]", b"", octets)
     whole = digits[: -1 if len(digits) % 4 == 1 else None]
     return binascii.a2b_base64(whole + b"==")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,70 @@ def test_address_beyond_ascii_is_read(kind: str, address: str):
 
     assert bounce is not None
     assert bounce.recipients == ["lës@client.test"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "rfc822; reader@client.test (a reader)",
+        "rfc822; A Reader <reader@client.test>",
+        "rfc822; <reader@client.test>",
+        "rfc822;reader@client.test.",
+        "reader@client.test",
+    ],
+)
+def test_recipient_is_read_whatever_stands_beside_it(written: str):
+    bounce = bounces.read(report(block(Final_Recipient=written, Action="failed")))
+
+    assert bounce is not None
+    assert bounce.recipients == ["reader@client.test"]
+
+
+def test_action_is_read_whatever_stands_behind_it():
+    reader = "rfc822; reader@client.test"
+    good = block(Final_Recipient=reader, Action="delivered(ok)", Status="2.0.0")
+    late = block(Final_Recipient=reader, Action="delayed; 4.4.1")
+
+    assert bounces.read(report(good)) is None
+    bounce = bounces.read(report(late))
+    assert bounce is not None
+    assert bounce.temporary
+
+
+def test_id_of_the_mail_that_bounced_is_read_without_a_comment():
+    bounce = bounces.read(report(FAILED, returned="Message-ID: <1@example.com> (added by mx)\n"))
+
+    assert bounce is not None
+    assert bounce.message_id == "<1@example.com>"
+
+
+def in_base64(text: str) -> str:
+    return base64.encodebytes(text.encode()).decode()
+
+
+def in_quoted_printable(text: str) -> str:
+    return text.replace("=", "=3D").replace("unknown", "un=\nknown")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("encoding", "encode"),
+    [("base64", in_base64), ("Quoted-Printable", in_quoted_printable)],
+)
+def test_parts_that_are_encoded_are_read(kind: str, encoding: str, encode: Callable[[str], str]):
+    status = f"Reporting-MTA: dns; mx.client.test\n\n{FAILED.replace('User', 'a=b')}\n"
+    returned = "Subject: unknown\nMessage-ID: <1@example.com>\n\nHello.\n"
+    mail = "Content-Type: multipart/report; report-type=delivery-status; boundary=edge\n\n"
+    for each, content in ((kind, status), ("message/rfc822", returned)):
+        mail += f"--edge\nContent-Type: {each}\nContent-Transfer-Encoding: {encoding}\n\n"
+        mail += f"{encode(content)}\n"
+
+    bounce = bounces.read(f"{mail}--edge--\n".encode())
+
+    assert bounce is not None
+    assert bounce.recipients == ["reader@client.test"]
+    assert bounce.reports[0].reply == "550 5.1.1 a=b unknown"
+    assert bounce.message_id == "<1@example.com>"
 
 
 def test_bounce_that_a_person_forwards_is_no_bounce():
