@@ -344,10 +344,32 @@ def reply_text(text: str) -> str:
     looked_at = "\n".join(line[:500] for line in lines[:_LINES_LOOKED_AT]).rstrip()
     parts = quotequail.unwrap(looked_at) or {}
     if top := parts.get("text_top"):
-        lines = lines[: _count_lines(top)]
+        count = _count_lines(top)
+        quoted = "".join(lines[count : count + 2]).lstrip().startswith(">")
+        lines = _without_attribution(lines[:count]) if quoted else lines[:count]
     elif bottom := parts.get("text_bottom"):
         lines = lines[_count_lines(looked_at) - _count_lines(bottom) :]
     return re.split(r"^-- ?$", "\n".join(lines), maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+
+# "On Monday at 10:00 Ann wrote:" in any language: a time, or else an address, and then a colon.
+_ATTRIBUTIONS = [
+    re.compile(rf"{sign}.*[:\uff1a][\s\u200e\u200f\u202a-\u202f]*")
+    for sign in (r".*?\d[:.h]\d\d(?!\d)", r"[^<]*+<[^<>@\s]++@[^<>@\s]++>")
+]
+
+
+def _without_attribution(lines: list[str]) -> list[str]:
+    """Leave out what says whom the quotation below is of: the last line, or up to three."""
+    while lines and not lines[-1].strip():
+        lines = lines[:-1]
+    for attribution in _ATTRIBUTIONS:
+        for count in range(1, min(4, len(lines))):
+            if not lines[-count].strip():
+                break
+            if attribution.fullmatch(" ".join(line[:500] for line in lines[-count:])):
+                return lines[:-count]
+    return lines
 
 
 def _count_lines(text: str) -> int:
