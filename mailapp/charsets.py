@@ -85,6 +85,34 @@ def with_words_decoded(text: str) -> str:
     return _WORDS.sub(_decode_words, text)
 
 
+def with_names_decoded(text: str) -> str:
+    r"""Do the same in a field of addresses, where no name that was encoded may become one.
+
+    >>> with_names_decoded("=?utf-8?q?boss=40x=2Etest?= <a@y.test>")
+    '"boss@x.test" <a@y.test>'
+    """
+    return _NAMES.sub(_decode_name, text)
+
+
+_NAMES = re.compile(rf'"(?:[^"\\]|\\.)*+"|\\.|{_WORDS.pattern}', re.IGNORECASE)
+_SPECIAL = re.compile(r'[<>@,;:"]')
+_NEEDS_BACKSLASH = re.compile(r'(["\\])')
+
+
+def _decode_name(found: re.Match[str]) -> str:
+    if found[0].startswith("\\"):
+        return found[0]
+    if found[0].startswith('"'):
+        return _WORDS.sub(lambda words: _escaped(_decode_words(words)), found[0])
+    text = _decode_words(found)
+    name = text.rstrip()
+    return f'"{_escaped(name)}"{text[len(name) :]}' if _SPECIAL.search(name) else text
+
+
+def _escaped(text: str) -> str:
+    return _NEEDS_BACKSLASH.sub(r"\\\1", text)
+
+
 def _decode_words(found: re.Match[str]) -> str:
     """Decode words that follow each other; a character may be parted between two of them."""
     words = groupby(_WORD.findall(found[0]), key=lambda word: word[0].lower())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import quotequail
 
 from mailapp import hypertext
-from mailapp.charsets import to_text, with_words_decoded
+from mailapp.charsets import to_text, with_names_decoded, with_words_decoded
 
 _HEAD_LIMIT = 65536
 _FIELD = re.compile(
@@ -39,7 +39,7 @@ def head_columns(raw: bytes) -> HeadColumns:
         found.setdefault(name.lower(), value)
     return HeadColumns(
         decoded(found.get(b"subject", b""))[:255],
-        decoded(found.get(b"from", b""))[:320],
+        _text("From", to_text(found.get(b"from", b""), None))[:320],
         decoded(found.get(b"message-id", b"")).strip()[:255],
     )
 
@@ -194,12 +194,21 @@ def _plain_head(section: bytes) -> email.message.Message | None:
 
 def headers(message: email.message.Message) -> list[tuple[str, str]]:
     """Return all header fields in order, as text on one line each."""
-    return [(name, text_of_field(value)) for name, value in message.raw_items()]
+    return [(name, _text(name, value)) for name, value in message.raw_items()]
 
 
 def header(message: email.message.Message, name: str) -> str:
     """Return the first field of that name as text on one line, or ""."""
-    return text_of_field(raw_header(message, name))
+    return _text(name, raw_header(message, name))
+
+
+_OF_PEOPLE = {"from", "sender", "reply-to", "to", "cc"}
+
+
+def _text(name: str, value: Any) -> str:
+    if "=?" in str(value) and name.lower() in _OF_PEOPLE:
+        return one_line(with_names_decoded(to_text(_as_bytes(value), None)))
+    return text_of_field(value)
 
 
 def text_of_field(value: Any) -> str:

@@ -139,6 +139,8 @@ def test_any_bytes_can_be_read(lines):
         b"From: " + b"(" * 100_000 + b"\r\n\r\nx",
         b"From: " + b'"a" <' * 100_000 + b"\r\n\r\nx",
         b"From: " + b"\v" * 500_000 + b"\r\n\r\nx",
+        b'From: =?utf-8?q?a?= "' + b'\\"' * 500_000 + b"\r\n\r\nx",
+        b"From: " + b'"=?utf-8?q?a' * 100_000 + b"\r\n\r\nx",
         b"From: " + b"a " * 500_000 + b"\r\n\r\nx",
         b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\r\n\r\nx",
         b"Subject: " + b"=?" * 1_000_000 + b"\r\n\r\nx",
@@ -232,6 +234,26 @@ def test_value_of_a_field_is_one_line_of_text(written, read):
 
     assert mime.header(mime.parse(raw), "subject") == read
     assert mime.head_columns(raw).subject == read
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("=?utf-8?q?J=C3=B6rg?= <j@x.test>", "Jörg <j@x.test>"),
+        ("=?utf-8?q?=3Cboss=40x.test=3E?= <a@y.test>", '"<boss@x.test>" <a@y.test>'),
+        ("=?utf-8?q?boss=40x.test,?=\r\n <a@y.test>", '"boss@x.test," <a@y.test>'),
+        ("=?utf-8?q?A_=22B=22_=5C?= C <a@y.test>", r'"A \"B\" \\" C <a@y.test>'),
+        ('"=?utf-8?q?=22_=3Ca=40x.test=3E?=" <a@y.test>', r'"\" <a@x.test>" <a@y.test>'),
+        (r'"\"" =?utf-8?q?a=2C?= <a@y.test>', r'"\"" "a," <a@y.test>'),
+        ('\\"=?utf-8?q?a?= <a@y.test>', '\\"a <a@y.test>'),
+    ],
+)
+def test_name_that_was_encoded_is_not_taken_for_an_address(written, read):
+    raw = f"From: {written}\r\nSubject: =?utf-8?q?a=40b?=\r\n\r\n".encode()
+
+    assert mime.headers(mime.parse_head(raw)) == [("From", read), ("Subject", "a@b")]
+    assert mime.header(mime.parse(raw.replace(b"From", b"cc")), "Cc") == read
+    assert mime.head_columns(raw).author == read
 
 
 def test_long_field_is_whole_in_the_mail_and_cut_in_the_columns():
