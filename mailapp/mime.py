@@ -419,7 +419,7 @@ _QUOTED_PAIR = re.compile(r"\\(.)")
 
 # One element of a field in which \0 stands for each comment. An unquoted address as a name is
 # common; no encoded word is an address.
-_LOCAL = r'(?:"(?:[^"\\]|\\.)*+"|[^\s\0"\\()<>\[\]:;@,]++)'
+_LOCAL = r'(?:"(?:[^"\\]|\\.)*+"|(?:(?!=\?)[^\s\0"\\()<>\[\]:;@,])++)'
 _LABEL = r'[^\s\0"\\()<>\[\]:;@,.=?]++'
 _ANY_ADDRESS = rf"{_LOCAL}@(?:{_LABEL}(?:\.{_LABEL})*+|\[[^\s\0\[\]<>]*+\])"
 _ANY_NAME = r'(?:"(?:[^"\\]|\\.)*+"|[^"\\()<>:;,]++)*+'

@@ -369,6 +369,7 @@ def test_author_is_whom_the_standard_library_reads_when_it_is_strict(field):
         ("undisclosed-recipients:;", [("undisclosed-recipients", "")]),
         (":a@x.test", [("", ""), ("", "a@x.test")]),
         ("root", [("root", "")]),
+        ("=?utf-8?q?J=C3=B6?=a@b.test", [("Jöa@b.test", "")]),
         ("a@x.test b@y.test", [("a@x.test b@y.test", "")]),
         ("=?utf-8?q?=3Ca=40x=2Etest=3E?=, <b@y.test>", [("<a@x.test>", ""), ("", "b@y.test")]),
         ("admin@x.test <b@y.test>", [("admin@x.test", "b@y.test")]),
