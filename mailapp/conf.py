@@ -436,6 +436,12 @@ class MailSettings:
         return self.HOSTNAME or self.HOSTS[0]
 
     @property
+    def places(self) -> list[str]:
+        """Where `runmail` listens: `host:port`, or the path of a Unix socket."""
+        doors = (self.RECEIVER, self.RECEIVER_TLS, self.LMTP, self.SUBMISSION, self.SUBMISSION_TLS)
+        return [place for place in (*doors, self.CATCHER, self.WEB) if place]
+
+    @property
     def upstreams(self) -> list[Upstream]:
         """Where outgoing mail goes, the first choice first, with the passwords."""
         return [self._with_password(each) for each in _upstreams(self.RELAY)]

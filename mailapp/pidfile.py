@@ -20,7 +20,7 @@ from mailapp.errors import OfAnotherUser, PidFileUnusable, RunsAlready
 
 
 class PidFile:
-    """A pid file, and beside it the command, and the file that the children of it lock, too.
+    """A pid file, and beside it the command, its places, and the file that its children lock, too.
 
     Everything raises PidFileUnusable where the system does not let us.
     """
@@ -29,6 +29,7 @@ class PidFile:
         self.path = path
         self._children = path.with_suffix(".children")
         self._command = path.with_suffix(".command")
+        self._places = path.with_suffix(".places")
 
     @classmethod
     def of(cls, name: str) -> PidFile:
@@ -59,15 +60,24 @@ class PidFile:
         except FileNotFoundError:
             return [self.name]
 
+    @property
+    def places(self) -> list[str]:
+        """Where what holds or held it listens, as far as it has said so."""
+        try:
+            return json.loads(self._places.read_text())
+        except FileNotFoundError:
+            return []
+
     @contextlib.contextmanager
-    def held(self, command: Sequence[str] = ()) -> Iterator[int]:
+    def held(self, command: Sequence[str] = (), places: Sequence[str] = ()) -> Iterator[int]:
         """Hold the file within the body; yield the descriptor that each child has to inherit.
 
-        `command` is what starts all of it again; without one, that is its name.
+        `command` is what starts all of it again; without one, that is its name. `places` are where
+        it listens.
         Children may outlive a process that was killed, to finish what they have in hand, and have
         its ports until then: wait for them. Raise RunsAlready.
         """
-        with self._take(command) as file, self._children.open("ab") as children:
+        with self._take(command, places) as file, self._children.open("ab") as children:
             try:
                 if not filelock.hold_within(children, patience()):
                     raise RunsAlready(f"what a killed {self.name} had started does not end")
@@ -110,7 +120,7 @@ class PidFile:
                 return holder != pid
             return _is_free(self._children)
 
-    def _take(self, command: Sequence[str]) -> IO[bytes]:
+    def _take(self, command: Sequence[str], places: Sequence[str]) -> IO[bytes]:
         with self._alone():
             file = self.path.open("a+b")
             if not filelock.hold_if_free(file):
@@ -119,6 +129,7 @@ class PidFile:
                     f"process {self._read()} holds {self.path}; manage.py stopmail ends it"
                 )
             self._command.write_text(json.dumps(list(command) or [self.name]))
+            self._places.write_text(json.dumps(list(places)))
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
             file.flush()
@@ -128,6 +139,7 @@ class PidFile:
         with self._alone(), file, contextlib.suppress(OSError):  # what is left is free
             self.path.unlink()
             self._command.unlink()
+            self._places.unlink()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

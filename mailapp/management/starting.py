@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from mailapp import registry
+from mailapp.endpoints import Endpoint
 from mailapp.mime import one_line
+from mailapp.receiver.places import check_free
 
 
 def keep_no_queries() -> None:
@@ -39,3 +43,19 @@ def prepare() -> None:
         registry.current_router()  # raises BadRoute
     except OperationalError as error:
         raise database_away(error) from error
+
+
+def check_places(places: Iterable[str], ours: Collection[str]) -> None:
+    """Raise PortTaken unless each place is free, or held by what is about to end.
+
+    `ours` are the places of that. A port of ours counts at any address, since one address may
+    stand for another, as 0.0.0.0 does for all.
+    """
+    held = {_port(place) for place in ours}
+    for place in places:
+        if _port(place) not in held:
+            check_free(place)
+
+
+def _port(place: str) -> int | str:
+    return place if place.startswith("/") else Endpoint.parse(place).port

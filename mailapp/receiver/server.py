@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import signal
 import socket
@@ -16,7 +15,6 @@ import uvloop
 from mailapp import registry, systemd
 from mailapp.conf import MailSettings, mail_settings
 from mailapp.endpoints import Endpoint
-from mailapp.errors import PortTaken
 from mailapp.lifecycle import keep_what_is_loaded, living
 from mailapp.models import INCOMING, Process
 
@@ -26,6 +24,7 @@ from .destination import handlers_destination, hire_process
 from .limits import Sessions, watched_sessions
 from .listener import Destination, Listener
 from .lmtp import LmtpDialogue
+from .places import port_taken, refuse_taken
 from .protocol import Dialogue
 from .submission import SubmissionDialogue
 
@@ -123,8 +122,7 @@ async def listening(
     try:
         server = await _open(listener, place, handed)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error  # asyncio says the place again
-        raise PortTaken(f"{place} ({why})") from error
+        raise port_taken(place, error) from error
     try:
         yield _name(server, place)
     finally:
@@ -137,7 +135,7 @@ async def _open(listener: Listener, place: str, handed: socket.socket | None) ->
         serve = loop.create_unix_server if place.startswith("/") else loop.create_server
         return await serve(listener.answer, sock=handed, backlog=_BACKLOG)
     if place.startswith("/"):
-        await _refuse_taken(place)
+        await refuse_taken(place)
         server = await loop.create_unix_server(listener.answer, place, backlog=_BACKLOG)
         Path(place).chmod(0o666)
         return server
@@ -146,14 +144,6 @@ async def _open(listener: Listener, place: str, handed: socket.socket | None) ->
     return await loop.create_server(
         listener.answer, host, port, backlog=_BACKLOG, reuse_port=shared
     )
-
-
-async def _refuse_taken(path: str) -> None:
-    """Raise OSError when somebody listens on a Unix socket; a stale one is no matter."""
-    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-        _, writer = await asyncio.open_unix_connection(path)
-        writer.close()
-        raise OSError("somebody listens there")
 
 
 def _name(server: asyncio.Server, place: str) -> str:

@@ -72,6 +72,13 @@ def test_server_goes_to_the_background_is_looked_at_restarted_and_ended(installa
     assert len(refused.stderr.splitlines()) == 1
     assert pid_of(installation) == before
 
+    with socket.create_server((HOST, 0)) as other:
+        taken = f"{HOST}:{other.getsockname()[1]}"
+        refused = installation.manage("restartmail", MAIL_RECEIVER=taken)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert f"Another program listens there, or we may not: {taken} (" in refused.stderr
+    assert (pid_of(installation), alive(installation)) == (before, parts)
+
     restarted = installation.manage("restartmail")
     assert (restarted.returncode, restarted.stderr) == (0, "")
     assert pid_of(installation) != before

@@ -7,10 +7,11 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from mailapp.conf import mail_settings
 from mailapp.management import background
 from mailapp.management.background import Program
 from mailapp.management.command import MailCommand
-from mailapp.management.starting import prepare
+from mailapp.management.starting import check_places, prepare
 
 
 class Command(MailCommand):
@@ -32,6 +33,8 @@ class Command(MailCommand):
         for pid_file in chosen:
             if not pid_file.pid() and pid_file.name != "runmail":
                 raise CommandError(f"{pid_file.name} does not run here.")
+            if pid_file.name == "runmail":  # others bring their port in their command
+                check_places(mail_settings().places, pid_file.places)
         for pid_file in chosen:
             program = Program(pid_file.command, pid_file.name)
             self.stdout.write(background.stop(pid_file))

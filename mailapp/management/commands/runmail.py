@@ -84,7 +84,8 @@ class Command(MailCommand):
     def _run_all(self, ready_fd: int | None) -> None:
         began = time.time()
         announce = self._announce if ready_fd is None else partial(_tell, ready_fd)
-        with PidFile.of_runmail().held() as lock, contextlib.ExitStack() as until_the_end:
+        held = PidFile.of_runmail().held(places=mail_settings().places)
+        with held as lock, contextlib.ExitStack() as until_the_end:
             prepare()
 
             def on_ready(ready: Mapping[str, str]) -> None:
