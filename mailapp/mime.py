@@ -422,7 +422,8 @@ _QUOTED_PAIR = re.compile(r"\\(.)")
 _LOCAL = r'(?:"(?:[^"\\]|\\.)*+"|(?:(?!=\?)[^\s\0"\\()<>\[\]:;@,])++)'
 _LABEL = r'[^\s\0"\\()<>\[\]:;@,.=?]++'
 _ANY_ADDRESS = rf"{_LOCAL}@(?:{_LABEL}(?:\.{_LABEL})*+|\[[^\s\0\[\]<>]*+\])"
-_ANY_NAME = r'(?:"(?:[^"\\]|\\.)*+"|[^"\\()<>:;,]++)*+'
+_ANY_NAME = r'(?:"(?:[^"\\]|\\.)*+"|\[[^"\\()<>\[\]:;@,]++\]|[^"\\()<>\[\]:;,]++)*+'
+_NO_ADDRESS = re.compile(r"\0|(?:^|\s)@|@\s|@[^\s@]*+$")
 _ELEMENT = re.compile(
     rf"(?:({_ANY_NAME})<\s*+({_ANY_ADDRESS})\.?\s*+(?:>|$)|[\s\0]*+({_ANY_ADDRESS})\.?|({_ANY_NAME}))"
     rf"[\s\0]*+(?:[,;]|$)|({_ANY_NAME}):"
@@ -456,19 +457,24 @@ def any_mailboxes(value: str) -> list[tuple[str, str]]:
     text = one_line(to_text(_as_bytes(value[:20_000]), None))
     comments = (each[2] for each in _QUOTED_OR_COMMENT.finditer(text) if each[2])
     text = _QUOTED_OR_COMMENT.sub(lambda each: "\0" if each[2] else each[0], text)
-    found, at = [], 0
+    found, at, in_group = [], 0, False
     while at < len(text):
         if not (element := _ELEMENT.match(text, at)):
             return _UNREADABLE
         at = element.end()
         named, address, bare, alone, group = element.groups()
         name = named or alone or group or ""
-        if "\0" in name and "@" in _QUOTED_OR_COMMENT.sub("", name):
+        unquoted = _QUOTED_OR_COMMENT.sub("", name) if address and "@" in name else ""
+        if "@" in unquoted and _NO_ADDRESS.search(unquoted):
             return _UNREADABLE
         beside = " ".join(next(comments)[1:-1] for _ in range(element[0].count("\0")))
         shown = _unquoted(name.replace("\0", " ")) or beside
         if name.strip("\0 ") or address or bare or group is not None:
             found.append((shown, address or bare or ""))
+        ends_group = element[0].endswith(";")
+        if ends_group and not in_group:  # some programs part addresses so, others stop there
+            found += _UNREADABLE
+        in_group = group is not None or (in_group and not ends_group)
     return found
 
 

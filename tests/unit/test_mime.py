@@ -339,7 +339,9 @@ def test_author_is_read_before_encoded_words_are_decoded(field, mailbox):
 
 
 MAILBOX_PARTS = [*' "\\(,:<>@ü', "Ann", "B.", "=?utf-8?q?J=C3=B6?="]
-FIELDS_OF_PARTS = st.lists(st.sampled_from([*MAILBOX_PARTS, *");[].", "a@b.test"]), max_size=12)
+# No dots at the end of a domain, which are left out here and refused there; nothing beyond ASCII,
+# which ends an address there.
+PARTS_OF_FIELDS = [*' "\\(,:<>@);[]', "Ann", "=?utf-8?q?J=C3=B6?=", "a@b.test", "(c)"]
 
 
 @given(st.lists(st.sampled_from(MAILBOX_PARTS), max_size=6).map("".join))
@@ -350,13 +352,17 @@ def test_plain_mailbox_is_read_as_any_other_is(name):
         assert mime.mailbox(field) == (found[0] if len(found) == 1 else ("", ""))
 
 
-@given(FIELDS_OF_PARTS.map("".join))
+@given(st.lists(st.sampled_from(PARTS_OF_FIELDS), max_size=12).map("".join))
 def test_author_is_whom_the_standard_library_reads_when_it_is_strict(field):
     _, address = mime.mailbox(field)
 
     parsed = email.message_from_string(f"From: {field}\n\n", policy=email.policy.default)
-    known = [each.addr_spec for each in parsed["from"].addresses] if address else []
-    assert "@" not in address or address in known
+    known = (
+        [re.sub(r'\\|""', "", each.addr_spec) for each in parsed["from"].addresses]
+        if address
+        else []
+    )
+    assert "@" not in address or re.sub(r'\\|""', "", address) in known
 
 
 @pytest.mark.parametrize(
@@ -368,6 +374,8 @@ def test_author_is_whom_the_standard_library_reads_when_it_is_strict(field):
         ("Us: a@x.test;", [("Us", ""), ("", "a@x.test")]),
         ("undisclosed-recipients:;", [("undisclosed-recipients", "")]),
         (":a@x.test", [("", ""), ("", "a@x.test")]),
+        (";a@x.test", [("", ""), ("", "a@x.test")]),
+        ("a@x.test; b@y.test", [("", "a@x.test"), ("", ""), ("", "b@y.test")]),
         ("root", [("root", "")]),
         ("=?utf-8?q?J=C3=B6?=a@b.test", [("Jöa@b.test", "")]),
         ("a@x.test b@y.test", [("a@x.test b@y.test", "")]),
@@ -396,6 +404,9 @@ def test_each_mailbox_of_a_field_is_found(field, found):
         "(unclosed alice@example.org",
         "<a@x.test> <b@y.test>",
         "<<a@x.test>>",
+        "@x.test <b@y.test>",
+        "a@x.test<b@y.test>",
+        "[ <b@y.test>",
         "<>",
         "<root>",
     ],
