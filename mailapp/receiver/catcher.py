@@ -102,7 +102,7 @@ def _beginning(content: bytes) -> Iterator[str]:
     for name in ("From", "To", "Subject"):
         yield f"  {name}: {_shown(mime.header(message, name))}"
     yield ""
-    lines = (mime.text_of(message) or mime.text_of(message, "html")).strip().splitlines()
+    lines = mime.body_of(message).strip().splitlines()
     yield from (f"  {_shown(line)}" for line in lines[:_SHOWN_LINES])
     if len(lines) > _SHOWN_LINES:
         yield f"  ({len(lines) - _SHOWN_LINES} more lines)"

@@ -201,7 +201,7 @@ def _letter(raw: bytes) -> dict[str, Any]:
     parsed = mime.parse(raw)
     return {
         "headers": mime.headers(parsed),
-        "text": mime.text_of(parsed),
+        "text": mime.body_of(parsed),
         "attachments": [each.filename for each in mime.attachments(parsed)],
     }
 
