@@ -17,7 +17,7 @@ from django.db import (
 )
 
 from mailapp import turns
-from mailapp.errors import TransactionLeft
+from mailapp.errors import TransactionLeft, WorkLost
 from mailapp.models import Queue
 
 
@@ -72,13 +72,16 @@ class SavepointOnDemand:
     `before` is called ahead of it and is no part of it. When that fails, the whole transaction
     is marked for rollback, even if whoever made the statement catches what is raised.
 
+    Raise WorkLost at the end if the database has dropped what was done, and nobody said so;
+    TransactionLeft if an `atomic()` within was entered and never left.
+
     It sees what goes through Django's cursors: not `callproc`, nor the COPY of psycopg.
     """
 
     def __init__(self, before: Callable[[], None]) -> None:
         self._before = before
         self._begun = False
-        self._statements: list[Any] = []
+        self._writes: set[str] = set()
         self._spoilt = False
         self._savepoint: str | None = None
         self._connection = connections[DEFAULT_DB_ALIAS]  # to look for it takes a microsecond
@@ -94,15 +97,14 @@ class SavepointOnDemand:
         if not self._begun:
             self._begun = True
             self._begin()
-            self._statements.clear()  # those of `before`
-        self._statements.append(statement)
+            self._writes.clear()  # those of `before`
+        if not (text := str(statement)).startswith("SELECT"):
+            self._writes.add(text)
         return execute(statement, *rest)
 
     def wrote(self, model: type[models.Model]) -> bool:
         """Say whether a statement may have changed the table of a model."""
-        table = model._meta.db_table
-        texts = map(str, self._statements)
-        return any(table in text and not text.startswith("SELECT") for text in texts)
+        return any(model._meta.db_table in text for text in self._writes)
 
     def _begin(self) -> None:
         try:
@@ -115,18 +117,21 @@ class SavepointOnDemand:
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         self._watch.__exit__(None, None, None)
         if len(self._connection.savepoint_ids) > self._depth:
-            # An `atomic()` was entered and never left: nothing would be committed any more.
+            # Nothing would be committed any more.
             del self._connection.savepoint_ids[self._depth :]
             self._connection.close()
             raise TransactionLeft
+        is_lost = self._spoilt or self._connection.get_rollback()
         if self._spoilt:
             self._connection.set_rollback(True)
         elif self._connection.closed_in_transaction:
             pass  # the database has dropped everything, and the flag says so
-        elif kind is None and not self._connection.get_rollback():
+        elif kind is None and not is_lost:
             self._keep()
         else:
             self._undo()
+        if kind is None and is_lost:
+            raise WorkLost
 
     def _keep(self) -> None:
         if self._savepoint is None:

@@ -7,13 +7,13 @@ import logging
 from datetime import datetime
 from time import monotonic
 
-from django.db import connection, transaction
+from django.db import connection
 from django.utils import timezone
 
 from mailapp import containment, dispatch, failures, outbox, registry, turns
 from mailapp.amounts import amount
 from mailapp.conf import mail_settings
-from mailapp.errors import ConversationMoved, LostTooOften, WorkLost
+from mailapp.errors import ConversationMoved, LostTooOften
 from mailapp.lifecycle import Life
 from mailapp.models import INCOMING, Conversation, Timer
 from mailapp.routing import Router
@@ -88,8 +88,6 @@ def _run(timer: Timer, router: Router) -> None:
     with atomic_until_locked() if atomic else contextlib.nullcontext():
         with SavepointOnDemand(lock) if atomic else no_transaction_left():
             effects = dispatch.ring(timed, conversation, router)
-            if atomic and transaction.get_rollback():
-                raise WorkLost
         with turns.atomic():
             lock()
             dispatch.write(effects.moves)

@@ -184,14 +184,14 @@ def _next_transaction(batch: Sequence[Delivery], router: Router, *, again: bool 
 
 def _one_by_one(failed: _Turn, error: Exception, *, again: bool) -> None:
     """A transaction failed as a whole: give each delivery its own, to find the bad one."""
-    if isinstance(error, ConversationMoved) and len(failed.tried) == 1 and not again:
-        # At once, ahead of the later mail of this person.
-        _next_transaction(failed.tried, failed.router, again=True)
-    elif len(failed.tried) == 1:
-        _settle_failure(failed.tried[0], failed.router, error, failed.plan)
-    else:
+    if len(failed.tried) > 1:
         for delivery in failed.tried:
             _next_transaction([delivery], failed.router)
+    elif isinstance(error, ConversationMoved) and not again:
+        # At once, ahead of the later mail of this person.
+        _next_transaction(failed.tried, failed.router, again=True)
+    else:
+        _settle_failure(failed.tried[0], failed.router, error, failed.plan)
 
 
 def _run_outside(plan: dispatch.Plan, router: Router) -> None:
@@ -269,8 +269,6 @@ class _Turn:
                     self.outside = plan
                     return
                 effects = dispatch.perform(plan)
-                if transaction.get_rollback():
-                    raise WorkLost
         except (Exception, SystemExit) as error:
             if transaction.get_rollback():  # not even the savepoint could be restored
                 raise

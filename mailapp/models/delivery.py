@@ -175,14 +175,11 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         Raise ClaimLost, and change nothing, if any of them is no longer ours.
         """
         if outcomes:
-            self._lock_claims(outcomes)
+            self.keep_claims(outcomes)
             self._settle(outcomes)
 
     def keep_claims(self, claimed: Iterable[Delivery]) -> None:
         """Raise ClaimLost, in the caller's transaction, if any of them is no longer ours."""
-        self._lock_claims(claimed)
-
-    def _lock_claims(self, claimed: Iterable[Delivery]) -> None:
         # Before the attempts: whoever releases a claim locks its row first, too.
         claims = {delivery.id: delivery.claim for delivery in claimed}
         if lost := Claims(self.db).lock(claims):
