@@ -8,7 +8,7 @@ from functools import cached_property
 
 import nh3
 
-from mailapp import mime
+from mailapp import hypertext, mime
 from mailapp.models import Message, RawMessage
 
 TEXT_LIMIT = 200_000  #: characters of a body on a page; the source has them all
@@ -22,6 +22,12 @@ _INERT = {tag: names - {"src", "href", "cite"} for tag, names in nh3.ALLOWED_ATT
 _WITH_LINKS = {**_INERT, "a": {"href"}}
 _WITH_TARGETS = {**_INERT, "a": {"data-target"}}  # which no mail brings: it would not be allowed
 _LINK = re.compile(r'<a href="([^"]*)"')
+
+# For each of these that is not closed, nh3 looks at all before it: 4000 take it four seconds.
+_MOST_FORMATS = 2000
+_FORMAT = re.compile(
+    r"<(?:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.IGNORECASE
+)
 
 
 class Letter:
@@ -56,9 +62,12 @@ class Letter:
     def html(self) -> str:
         """The HTML part without scripts, styles, forms and pictures; "" without one.
 
-        Its links cannot be followed, but each says where it would have led.
+        Its links cannot be followed, but each says where it would have led. Of what would take too
+        long to clean it is the text.
         """
         told = mime.visible(mime.text_of(self._parsed, "html"))
+        if sum(1 for _ in _FORMAT.finditer(told)) > _MOST_FORMATS:
+            told = f"<pre>{html.escape(hypertext.text_of(told))}</pre>"
         linked = nh3.clean(told, attributes=_WITH_LINKS, link_rel=None)
         # Cleaned once more, so that nothing rests on how the links were found.
         return nh3.clean(_LINK.sub(_target, linked), attributes=_WITH_TARGETS, link_rel=None)

@@ -849,6 +849,15 @@ class TestStrangersMail:
         assert "\u202e" not in pages
         assert "[U+202E]" in pages
 
+    def test_html_that_would_take_minutes_to_clean_is_shown_as_its_text(self):
+        from mailapp.admin.letter import Letter
+
+        tangled = "".join(f"<font color={number}><p>" for number in range(20_000))
+
+        html = Letter(f"Content-Type: text/html\r\n\r\n{tangled}1 &lt; 2".encode()).html
+
+        assert html.strip() == "<pre>1 &lt; 2\n</pre>"
+
     def test_html_is_clean_and_cannot_run_nor_fetch(self, admin_client, mailroom):
         response = admin_client.get(view(mailroom.hostile, "html"))
 
