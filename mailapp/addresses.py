@@ -146,7 +146,16 @@ def _shortest(local: str) -> str:
     content = _NO_ASCII_IN_NFC.sub(lambda part: unicodedata.normalize("NFC", part[0]), content)
     if _DOT_STRING.fullmatch(content):
         return content
-    return '"' + _NEEDS_BACKSLASH.sub(r"\\\1", content) + '"'
+    return quoted(content)
+
+
+def quoted(text: str) -> str:
+    r"""Return text as a quoted string (RFC 5322 3.2.4).
+
+    >>> quoted('an "old" one')
+    '"an \\"old\\" one"'
+    """
+    return '"' + _NEEDS_BACKSLASH.sub(r"\\\1", text) + '"'
 
 
 def _check_lengths(local: str, domain: str) -> None:

@@ -9,6 +9,8 @@ import pkgutil
 import re
 from itertools import groupby
 
+from mailapp.addresses import quoted
+
 # The others are no charsets, run for minutes (idna, punycode), or read escapes into the text.
 _CHARSETS = (
     {module.name for module in pkgutil.iter_modules(encodings.__path__)}
@@ -96,21 +98,16 @@ def with_names_decoded(text: str) -> str:
 
 _NAMES = re.compile(rf'"(?:[^"\\]|\\.)*+"|\\.|{_WORDS.pattern}', re.IGNORECASE)
 _SPECIAL = re.compile(r'[<>@,;:"]')
-_NEEDS_BACKSLASH = re.compile(r'(["\\])')
 
 
 def _decode_name(found: re.Match[str]) -> str:
     if found[0].startswith("\\"):
         return found[0]
     if found[0].startswith('"'):
-        return _WORDS.sub(lambda words: _escaped(_decode_words(words)), found[0])
+        return _WORDS.sub(lambda words: quoted(_decode_words(words))[1:-1], found[0])
     text = _decode_words(found)
     name = text.rstrip()
-    return f'"{_escaped(name)}"{text[len(name) :]}' if _SPECIAL.search(name) else text
-
-
-def _escaped(text: str) -> str:
-    return _NEEDS_BACKSLASH.sub(r"\\\1", text)
+    return f"{quoted(name)}{text[len(name) :]}" if _SPECIAL.search(name) else text
 
 
 def _decode_words(found: re.Match[str]) -> str:

@@ -16,8 +16,8 @@ from email.mime.nonmultipart import MIMENonMultipart
 from email.policy import SMTP, Compat32
 from typing import Any
 
-from mailapp.addresses import domain_of, split
-from mailapp.mime import head, one_line
+from mailapp.addresses import domain_of, quoted, split
+from mailapp.mime import OF_PEOPLE, head, one_line
 
 _LINE, _LONGEST_LINE = 78, 998  # octets, RFC 5322 2.1.1
 
@@ -117,8 +117,7 @@ def named(name: str, address: str) -> str:
         return _as_it_reads(address)
     if not name.isascii() or "=?" in name:
         return f"{Header(name, 'utf-8').encode()} <{_as_it_reads(address)}>"
-    quoted = re.sub(r'([\\"])', r"\\\1", name)
-    return f'"{quoted}" <{_as_it_reads(address)}>'
+    return f"{quoted(name)} <{_as_it_reads(address)}>"
 
 
 _LIKE_A_GROUP = re.compile(r'[^\s"]*:[^\s"]*')
@@ -231,7 +230,6 @@ def _fits(folded: bytes) -> bool:
     return max(map(len, folded.splitlines()), default=0) <= _LONGEST_LINE
 
 
-_WITH_ADDRESSES = {"from", "sender", "to", "cc", "reply-to"}
 _NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 3.6.8
 
 
@@ -251,12 +249,12 @@ def _spelt_out(name: str, value: str) -> str:
 
 def _seems_encoded(name: str, value: str) -> bool:
     """Say whether a text could be taken for words; those of names in addresses are meant so."""
-    return "=?" in value and name.lower() not in _WITH_ADDRESSES
+    return "=?" in value and name.lower() not in OF_PEOPLE
 
 
 def _in_words(name: str, value: str) -> str:
     """Write a field in words of RFC 2047, since it has one of its own that fits on no line."""
-    if name.lower() not in _WITH_ADDRESSES:
+    if name.lower() not in OF_PEOPLE:
         return Header(value, "utf-8", header_name=name).encode()
     boxes = email.utils.getaddresses([value])
     named = (f"{Header(who, 'utf-8').encode()} <{address}>" for who, address in boxes)

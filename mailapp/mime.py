@@ -202,11 +202,12 @@ def header(message: email.message.Message, name: str) -> str:
     return _text(name, raw_header(message, name))
 
 
-_OF_PEOPLE = {"from", "sender", "reply-to", "to", "cc"}
+#: The header fields that name people.
+OF_PEOPLE = {"from", "sender", "reply-to", "to", "cc"}
 
 
 def _text(name: str, value: Any) -> str:
-    if "=?" in str(value) and name.lower() in _OF_PEOPLE:
+    if "=?" in str(value) and name.lower() in OF_PEOPLE:
         return one_line(with_names_decoded(to_text(_as_bytes(value), None)))
     return text_of_field(value)
 

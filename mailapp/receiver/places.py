@@ -38,7 +38,5 @@ async def refuse_taken(path: str) -> None:
 
 def port_taken(place: str, error: OSError) -> PortTaken:
     """Make of an error what is told; asyncio says the place again in its own words."""
-    number = (
-        error.errno or 0
-    )  # of a name that is not known it is negative, and means something else
+    number = error.errno or 0  # negative for a name that is not known, and means something else
     return PortTaken(f"{place} ({os.strerror(number) if number > 0 else error})")
