@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.message
 import re
 
-from mailapp import mime
+from mailapp import mime, people
 
 # What says that a machine sent a mail. Some mail systems bounce from an address of their own, and
 # some that answer for people on leave know only fields that were there before Auto-Submitted.
@@ -63,7 +63,7 @@ def why_no_answer(message: email.message.Message) -> str:
     suppressed = mime.header(message, "X-Auto-Response-Suppress")
     if _SUPPRESSED.search(suppressed):
         return f"X-Auto-Response-Suppress: {suppressed}"
-    machine = next(filter(is_of_machine, mime.authors(message)), "")
+    machine = next(filter(is_of_machine, people.authors(message)), "")
     return f"From: {machine}" if machine else why_automatic(message)
 
 

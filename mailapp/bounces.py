@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mailapp import addresses, charsets, mime
+from mailapp import addresses, charsets, mime, people
 from mailapp.errors import BadAddress
 
 _STATUS_TYPES = {"message/delivery-status", "message/global-delivery-status"}
@@ -189,7 +189,7 @@ def _address(field: str) -> str:
     if kind == "utf-8":  # RFC 6533 section 3
         address = _XTEXT.sub(_character, address)
     try:
-        address = mime.mailbox(address)[1] or address.strip("<>")
+        address = people.mailbox(address)[1] or address.strip("<>")
         address, _ = addresses.take_path(f"<{address}>")
     except BadAddress:
         return ""

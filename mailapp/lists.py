@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from django.db import models
 
-from mailapp import composing, mime
+from mailapp import composing, mime, people
 from mailapp.addresses import domain_of, split
 from mailapp.conf import mail_settings
 from mailapp.request import MailRequest
@@ -118,7 +118,7 @@ class ListMail:
         return self.authors == Authors.EVERYBODY
 
     def _author(self, post: MailRequest) -> str:
-        boxes = mime.mailboxes(mime.raw_header(post.parsed, "From"))
+        boxes = people.mailboxes(mime.raw_header(post.parsed, "From"))
         who = next((name or split(address)[0] for name, address in boxes), "") or "Somebody"
         return composing.named(f"{who} via {self.title or self.address}", self.address)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from mailapp import automatic, bounces, composing, identity, mime, outbox, returnpath
+from mailapp import automatic, bounces, composing, identity, mime, outbox, people, returnpath
 from mailapp.addresses import fold, split
 from mailapp.conf import mail_settings
 from mailapp.errors import NothingToAnswer, SMTPError
@@ -102,7 +102,7 @@ class MailRequest:
     @cached_property
     def authors(self) -> list[str]:
         """The address of each mailbox in From, of which there should be one; "" is unreadable."""
-        return mime.authors(self._head)
+        return people.authors(self._head)
 
     def body(self) -> str:
         """The first plain text part, or the text of the HTML part where that is blank, or ""."""

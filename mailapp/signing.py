@@ -9,7 +9,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
-from mailapp import mime
+from mailapp import mime, people
 from mailapp.addresses import domain_of
 from mailapp.conf import mail_settings
 from mailapp.errors import KeyUnusable
@@ -55,7 +55,7 @@ def _is_of_others(stored: bytes, domain: str) -> bool:
     """
     if len(_LIKE_FROM.findall(mime.head(stored))) > 1:
         return False
-    theirs = [domain_of(author) for author in mime.authors(mime.parse_head(stored))]
+    theirs = [domain_of(author) for author in people.authors(mime.parse_head(stored))]
     return bool(theirs) and all(each and not _are_related(each, domain) for each in theirs)
 
 
@@ -70,7 +70,7 @@ def _are_related(one: str, other: str) -> bool:
 
 
 def _author_domain(raw: bytes) -> str:
-    return domain_of(next(iter(mime.authors(mime.parse_head(raw))), ""))
+    return domain_of(next(iter(people.authors(mime.parse_head(raw))), ""))
 
 
 def _signatures(raw: bytes, domain: str, selectors: Mapping[str, str]) -> bytes:

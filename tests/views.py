@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from mailapp import automatic, mime
+from mailapp import automatic, mime, people
 
 
 def is_clean(text: str) -> bool:
@@ -29,7 +29,7 @@ def read_all(raw: bytes) -> None:
         assert isinstance(attachment.content, bytes)
     automatic.is_automatic(parsed)
     mime.is_report(parsed)
-    mime.mailbox(mime.raw_header(parsed, "From"))
+    people.mailbox(mime.raw_header(parsed, "From"))
     columns = mime.head_columns(raw)
     assert all(map(is_clean, columns))
     assert (len(columns.subject), len(columns.author), len(columns.message_id)) <= (255, 320, 255)

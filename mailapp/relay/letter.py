@@ -12,7 +12,7 @@ from typing import Any
 import django
 from django.core.mail import EmailMultiAlternatives
 
-from mailapp import composing, mime
+from mailapp import composing, mime, people
 from mailapp.addresses import fold
 
 # What the backend writes itself, and what would no longer be true of what it writes.
@@ -33,7 +33,7 @@ class Letter:
 
     def _boxes(self, field: str) -> dict[str, str]:
         """The mailboxes of a field, by folded address."""
-        found = mime.mailboxes(mime.raw_header(self._parsed, field))
+        found = people.mailboxes(mime.raw_header(self._parsed, field))
         return {fold(address): _box(name, address) for name, address in found if "@" in address}
 
     def together(self, recipients: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mailapp import mime
+from mailapp import mime, people
 
 if TYPE_CHECKING:
     from .person import Person
@@ -53,7 +53,7 @@ class Letter:
         return self._address("Reply-To") or self.author
 
     def _address(self, name: str) -> str:
-        found = mime.mailboxes(mime.raw_header(self.parsed, name))
+        found = people.mailboxes(mime.raw_header(self.parsed, name))
         return next((address for _, address in found if address), "")
 
     def body(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mailapp import mime
+from mailapp import mime, people
 from mailapp.lists import Authors, ListMail, ReplyTo
 from mailapp.models import OUTGOING, Delivery
 from mailapp.request import MailRequest
@@ -81,7 +81,7 @@ def test_post_cannot_say_how_the_list_is_left(distributed, field):
 def test_field_of_a_post_is_replaced_however_long_its_header_is(distributed):
     raw = distributed(b"X-Long: " + b"a" * 70_000 + b"\r\n" + POST, authors=Authors.EVERYBODY)
 
-    assert len(mime.authors(mime.parse(raw))) == 1
+    assert len(people.authors(mime.parse(raw))) == 1
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_author_at_a_protected_domain_is_found_however_named(distributed, settin
 def test_author_who_may_be_anybody_is_rewritten(distributed, author):
     raw = distributed(f"From: {author}\r\n\r\n".encode(), authors=Authors.PROTECTED)
 
-    assert mime.authors(mime.parse_head(raw)) == ["news@localhost"]
+    assert people.authors(mime.parse_head(raw)) == ["news@localhost"]
 
 
 def test_post_of_several_authors_bears_the_name_of_the_first(distributed):
@@ -185,7 +185,7 @@ def test_post_of_several_authors_bears_the_name_of_the_first(distributed):
 def test_author_who_hides_behind_a_long_header_is_rewritten(distributed):
     raw = distributed(b"X-Long: " + b"a" * 70_000 + b"\r\n" + POST, authors=Authors.PROTECTED)
 
-    assert mime.authors(mime.parse(raw)) == ["news@localhost"]
+    assert people.authors(mime.parse(raw)) == ["news@localhost"]
 
 
 def test_name_of_an_author_adds_no_field(distributed):

@@ -15,7 +15,7 @@ from django.db.models import F, QuerySet
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mailapp import mime
+from mailapp import mime, people
 from mailapp.models import OUTGOING, Answer, Attempt, Delivery, Message, Timer
 from mailapp.routing import after, route, route_like, stateless
 from tests import corpus
@@ -193,7 +193,7 @@ def test_no_automatic_mail_of_the_corpus_is_answered(
 ):
     handle(ANSWER)
     raw = re.sub(rb"\r\n|\r|\n", b"\r\n", path.read_bytes())
-    local = mime.mailbox(mime.raw_header(mime.parse_head(raw), "To"))[1].rpartition("@")[0]
+    local = people.mailbox(mime.raw_header(mime.parse_head(raw), "To"))[1].rpartition("@")[0]
     returns = re.search(rb"^Return-Path: *<([^>\r]*)>", header_section(raw), re.MULTILINE)
     nobody = "" if path.name == DISGUISED else "reader@client.test"
     message(

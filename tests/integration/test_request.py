@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mailapp import mime, outbox
+from mailapp import mime, outbox, people
 from mailapp.addresses import take_path
 from mailapp.errors import BadAddress
 from mailapp.models import Delivery, Message
@@ -279,7 +279,7 @@ def test_no_text_of_a_stranger_adds_a_header(request_for, templates, place, text
     assert delivery.recipient == "reader@client.test"
     if place == "author":
         assert delivery.message.sender == "list@example.com"
-        assert mime.mailbox(mime.raw_header(mime.parse(delivery.message.raw), "From"))[1] == (
+        assert people.mailbox(mime.raw_header(mime.parse(delivery.message.raw), "From"))[1] == (
             "list@example.com"
         )
 
@@ -364,7 +364,7 @@ def test_no_text_adds_a_line_to_the_header_or_keeps_an_answer_back(
     }
     assert max(fields.values()) == 1
     assert (mail.sender, mail.recipients) == ("you@example.com", [sender])
-    assert mime.mailbox(mime.raw_header(parsed, "From"))[1] == "you@example.com"
+    assert people.mailbox(mime.raw_header(parsed, "From"))[1] == "you@example.com"
 
 
 def quoted(text: str) -> str:

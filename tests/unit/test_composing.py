@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailapp import composing, mime
+from mailapp import composing, mime, people
 
 
 @given(st.text())
@@ -56,7 +56,7 @@ def test_mail_that_begins_folded_does_not_go_on_with_a_field_of_ours(start):
     raw = composing.with_fields([("From", "you@example.com")], mail)
 
     assert raw.endswith(mail)
-    assert mime.authors(mime.parse(composing.as_sent(raw))) == ["you@example.com"]
+    assert people.authors(mime.parse(composing.as_sent(raw))) == ["you@example.com"]
 
 
 @pytest.mark.parametrize("name", ["From", "X-Mine"])
